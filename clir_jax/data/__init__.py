@@ -1,0 +1,1 @@
+"""Data: records, sources, tokenisation and the batches of a task."""

@@ -1,0 +1,235 @@
+"""Evaluation sets: queries, the passages to search, and which of them are relevant."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from clir_jax.data import demo
+from clir_jax.data.judgements import Corpus, Qrels, Queries, passage_text, read_qrels
+from clir_jax.data.reading import Intake, Report
+from clir_jax.data.sources import BitextTSV
+
+_SAMPLE_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """An opened evaluation set.
+
+    Args:
+      name: for tables and file names.
+      language: of the queries.
+      passage_ids: of the passages, without duplicates.
+      passages: their texts, title first.
+      query_ids: of the queries, without duplicates; each has a judgement.
+      queries: their texts.
+      qrels: relevance by query id and passage id.
+      report: what came of opening it.
+    """
+
+    name: str
+    language: str
+    passage_ids: list[str]
+    passages: list[str]
+    query_ids: list[str]
+    queries: list[str]
+    qrels: Qrels
+    report: Report
+
+
+@runtime_checkable
+class EvaluationSet(Protocol):
+    """A frozen dataclass of plain values that can open an evaluation set."""
+
+    def open(self, data_root: str) -> Collection:
+        """Read and check it.
+
+        Raises:
+          DataError: naming the file, the line and what to write.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+    """A judged collection in the files of TREC or BEIR.
+
+    Queries without a judged passage are left out, and counted in the report.
+
+    Args:
+      corpus: JSON lines ``{"_id", "title", "text"}``; a passage is read as title and text.
+      queries: ``id<TAB>text`` with any further columns, or JSON lines ``{"_id", "text"}``.
+      qrels: TREC ``query 0 passage relevance``, or BEIR tab-separated lines.
+      language: of the queries.
+      query_column: the column of ``queries`` with the text, counted from 1 after the id.
+      sample: search so many passages only: all judged ones and a fixed random choice of the others.
+        None searches the whole corpus.
+      name: for tables and file names.
+      on_bad_record: "error" stops at the first bad line; "skip" leaves it out and counts it.
+    """
+
+    corpus: str
+    queries: str
+    qrels: str
+    language: str
+    query_column: int = 1
+    sample: int | None = None
+    name: str = "retrieval"
+    on_bad_record: str = "error"
+
+    def __post_init__(self) -> None:
+        if self.sample is not None and self.sample < 1:
+            raise ValueError(
+                f"Retrieval.sample is {self.sample}; write a number of passages, or None"
+            )
+
+    def open(self, data_root: str) -> Collection:
+        """Read and check all files.
+
+        Raises:
+          DataError: if a file cannot be read, or holds a bad record.
+        """
+        intake = Intake(self.on_bad_record)
+        corpus = Corpus(data_root, self.corpus, intake)
+        queries = Queries(data_root, self.queries, (self.query_column,), intake)
+        qrels = read_qrels(data_root, self.qrels, queries.rows, corpus.rows, intake)
+        intake.leave_out("query without a judged passage", len(queries.rows) - len(qrels))
+        query_ids = [query for query in queries.rows if query in qrels]
+        passage_ids = self._searched(list(corpus.rows), qrels)
+        return Collection(
+            name=self.name,
+            language=self.language,
+            passage_ids=passage_ids,
+            passages=[corpus.text(corpus.rows[passage]) for passage in passage_ids],
+            query_ids=query_ids,
+            queries=[queries.text(queries.rows[query], self.query_column) for query in query_ids],
+            qrels={query: qrels[query] for query in query_ids},
+            report=intake.finish(len(query_ids), self.qrels),
+        )
+
+    def _searched(self, passage_ids: list[str], qrels: Qrels) -> list[str]:
+        if self.sample is None or self.sample >= len(passage_ids):
+            return passage_ids
+        chosen = {passage for judged in qrels.values() for passage in judged}
+        others = [passage for passage in passage_ids if passage not in chosen]
+        order = np.random.default_rng(_SAMPLE_SEED).permutation(len(others))
+        chosen.update(others[n] for n in order[: max(0, self.sample - len(chosen))])
+        return [passage for passage in passage_ids if passage in chosen]
+
+
+@dataclasses.dataclass(frozen=True)
+class AtlasRetrieval:
+    """The questions of the built-in data over its passages.
+
+    Args:
+      language: one of ``clir_jax.data.demo.LANGUAGES``.
+      split: "dev" or "test", or "train" to see what was learned by heart.
+      name: for tables and file names.
+
+    Raises:
+      ValueError: if there is no such language or split.
+    """
+
+    language: str
+    split: str = "dev"
+    name: str = "atlas"
+
+    def __post_init__(self) -> None:
+        demo.check_language(self.language)
+        demo.check_split(self.split)
+
+    def open(self, data_root: str) -> Collection:
+        """Give the collection; ``data_root`` is not read."""
+        questions = demo.questions(self.language, self.split)
+        passages = demo.passages()
+        return Collection(
+            name=self.name,
+            language=self.language,
+            passage_ids=[passage.id for passage in passages],
+            passages=[passage_text(passage.title, passage.text) for passage in passages],
+            query_ids=[question.id for question in questions],
+            queries=[question.text for question in questions],
+            qrels={question.id: {question.passage_id: 1} for question in questions},
+            report=Intake().finish(len(questions), "AtlasRetrieval"),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class BitextRetrieval:
+    """Held-out bitext as an evaluation set: a sentence must find its English translation.
+
+    The pairs are the ones that ``BitextTSV`` with the same ``path`` and ``hold_out`` leaves out of
+    training. Equal sentences are one query or one passage, and every translation of a query is
+    relevant.
+
+    Args:
+      path: bitext, as ``BitextTSV`` takes it.
+      language: of the other side.
+      hold_out: how many pairs to set aside.
+      distractors: JSON lines of further English passages to search; None searches the held-out
+        English sides only. Passages equal to one of those are left out.
+      name: for tables and file names.
+      on_bad_record: "error" stops at the first bad line; "skip" leaves it out and counts it.
+    """
+
+    path: str
+    language: str
+    hold_out: int
+    distractors: str | None = None
+    name: str = "bitext"
+    on_bad_record: str = "error"
+
+    def __post_init__(self) -> None:
+        if self.hold_out < 1:
+            raise ValueError(f"BitextRetrieval.hold_out is {self.hold_out}; write how many pairs")
+
+    def open(self, data_root: str) -> Collection:
+        """Read and check all files.
+
+        Raises:
+          DataError: if a file cannot be read or holds a bad record, or ``hold_out`` cannot be met.
+        """
+        pairs = BitextTSV(
+            self.path, self.language, self.hold_out, "held_out", self.on_bad_record
+        ).open(data_root)
+        held_out = [pairs[i] for i in range(len(pairs))]
+        passages = _named("passage", (pair.english for pair in held_out))
+        queries = _named("query", (pair.other for pair in held_out))
+        qrels: Qrels = {}
+        for pair in held_out:
+            qrels.setdefault(queries[pair.other], {})[passages[pair.english]] = 1
+        intake = Intake(self.on_bad_record)
+        if self.distractors is not None:
+            corpus = Corpus(data_root, self.distractors, intake)
+            for passage, row in corpus.rows.items():
+                passages.setdefault(corpus.text(row), f"distractor-{passage}")
+        report = intake.finish(len(queries), self.path)
+        for reason, count in pairs.report.skipped.items():
+            report.skipped[reason] = report.skipped.get(reason, 0) + count
+        report.places[:0] = pairs.report.places
+        return Collection(
+            name=self.name,
+            language=self.language,
+            passage_ids=list(passages.values()),
+            passages=list(passages),
+            query_ids=list(queries.values()),
+            queries=list(queries),
+            qrels=qrels,
+            report=report,
+        )
+
+
+def _named(what: str, texts: Iterable[str]) -> dict[str, str]:
+    """An id for each text, equal for equal texts, in order."""
+    names: dict[str, str] = {}
+    for text in texts:
+        names.setdefault(text, f"{what}-{len(names)}")
+    return names
+
+
+EVALUATION_SETS: dict[str, type[EvaluationSet]] = {
+    "Retrieval": Retrieval,
+    "AtlasRetrieval": AtlasRetrieval,
+    "BitextRetrieval": BitextRetrieval,
+}

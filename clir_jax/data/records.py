@@ -1,0 +1,152 @@
+"""Records: the text that training reads, whatever file it came from.
+
+A record's ids are int32 row numbers of its source, and equal text has an equal id, so that a loss
+can tell a duplicate from a negative. -1 is no record: it pads.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from clir_jax.data.reading import Report
+
+PADDING_ID = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Bitext:
+    """A sentence in English and its translation.
+
+    Args:
+      id: equal for pairs that share either side, directly or through other pairs.
+      english: the English side.
+      other: the other side.
+      language: the other side's language, BCP-47.
+    """
+
+    id: int
+    english: str
+    other: str
+    language: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Passage:
+    """A passage: ``id`` (equal text, equal id) and ``text``."""
+
+    id: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """One question and passages that do and do not answer it.
+
+    Args:
+      query_id: equal for equal questions.
+      queries: the question by language, the source's own language first.
+      positives: relevant passages, at least one.
+      negatives: passages taken to be irrelevant.
+      scores: a teacher's score of each of ``positives + negatives``, or None.
+      known: ids of every passage that any record of the source calls relevant to this question.
+    """
+
+    query_id: int
+    queries: Mapping[str, str]
+    positives: tuple[Passage, ...]
+    negatives: tuple[Passage, ...]
+    scores: tuple[float, ...] | None
+    known: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A text in one language; ``id`` is equal for equal texts."""
+
+    id: int
+    text: str
+    language: str
+
+
+Record = Bitext | Ranking | Text
+_FIELDS: dict[type[Any], tuple[str, ...]] = {
+    Bitext: ("english", "other"),
+    Ranking: ("query", "passages"),
+    Text: ("text",),
+}
+
+
+def check_field(kind: type[Any], field: str, languages: Sequence[str]) -> None:
+    """Refuse a field that records of ``kind`` with these languages do not have.
+
+    Args:
+      kind: ``Bitext``, ``Ranking`` or ``Text``.
+      field: what follows the source's name in an ``Ask``: ``"other"``, ``"query.en"``.
+      languages: the languages a ranking's questions are in.
+
+    Raises:
+      ValueError: naming the nearest field there is.
+
+    Example:
+      >>> check_field(Bitext, "othr", ("sw",))
+      Traceback (most recent call last):
+      ...
+      ValueError: "othr" is not a field of a bitext record; write "other" (one of: english, other)
+    """
+    known = list(_FIELDS[kind])
+    if kind is Ranking:
+        known += [f"query.{language}" for language in languages]
+    if field not in known:
+        near = difflib.get_close_matches(field, known, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f'"{field}" is not a field of a {kind.__name__.lower()} record; write "{near}" '
+            f"(one of: {', '.join(known)})"
+        )
+
+
+def read(record: Record, field: str) -> str | tuple[str, ...]:
+    """The text of one field of a record; ``"passages"`` is a tuple, positives first.
+
+    ``"query"`` of a ranking is the question in its first language, ``"query.en"`` in English.
+
+    Args:
+      record: any record.
+      field: as ``check_field`` takes it.
+
+    Raises:
+      ValueError: if the record has no such field.
+
+    Example:
+      >>> read(Bitext(0, "Good morning", "Habari ya asubuhi", "sw"), "other")
+      'Habari ya asubuhi'
+    """
+    languages = tuple(record.queries) if isinstance(record, Ranking) else ()
+    check_field(type(record), field, languages)
+    if isinstance(record, Ranking):
+        if field == "passages":
+            return tuple(passage.text for passage in record.positives + record.negatives)
+        return record.queries[field.removeprefix("query.") if "." in field else languages[0]]
+    text: str = getattr(record, field)
+    return text
+
+
+@runtime_checkable
+class Records(Protocol):
+    """An opened source: records by number, from any thread."""
+
+    @property
+    def kind(self) -> type[Any]:
+        """``Bitext``, ``Ranking`` or ``Text``."""
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages every record has (of bitext: the other side's)."""
+
+    @property
+    def report(self) -> Report:
+        """What came of opening it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Record: ...

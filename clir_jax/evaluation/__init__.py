@@ -1,0 +1,1 @@
+"""Evaluation: exact search, metrics, BM25, reports."""

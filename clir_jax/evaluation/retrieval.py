@@ -1,0 +1,253 @@
+"""Retrieval with a model: encode queries and passages, search exactly, measure."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import rich.progress
+from flax import nnx
+from jax.sharding import Mesh
+
+from clir_jax.data.collections import Collection
+from clir_jax.data.tokenization import RequestTokenizer
+from clir_jax.evaluation.bm25 import bm25_run
+from clir_jax.evaluation.metrics import evaluate_queries
+from clir_jax.evaluation.search import top_k
+from clir_jax.mesh import make_mesh, put_rows, row_shards, rowwise, shardings
+from clir_jax.models.formats import load_retriever
+from clir_jax.models.requests import Embeddings, EncodePassage, EncodeQuery, Tokens
+
+# Rows encoded at once. Passages are read some blocks ahead and sorted by length in between, so that
+# a block is about as wide as its texts.
+_BLOCK_ROWS = 128
+_BLOCKS_AHEAD = 32
+_WIDTH_STEP = 32
+
+Progress = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextEncoder:
+    """A retriever that takes text.
+
+    Args:
+      graphdef: the structure of a ``Retriever``.
+      params: its parameters, on the devices of ``mesh``.
+      tokenizer: its tokenizer.
+      mesh: the mesh; rows are split over it.
+    """
+
+    graphdef: Any
+    params: Any
+    tokenizer: RequestTokenizer
+    mesh: Mesh
+
+    def queries(self, texts: Sequence[str]) -> Embeddings:
+        """Encode queries.
+
+        Args:
+          texts: Q queries.
+
+        Returns:
+          Numpy arrays ``[Q, T, E]`` and ``[Q, T]``, in the order of ``texts``.
+        """
+        tokens = self.tokenizer.tokenize(EncodeQuery, texts).tokens
+        # Scoring costs as many tokens as there are columns: none that no query uses.
+        width = _used(tokens)
+        blocks = [
+            self._encode(EncodeQuery, jax.tree.map(lambda x, part=part: x[part, :width], tokens))
+            for part in _parts(np.arange(len(texts)), _BLOCK_ROWS)
+        ]
+        joined: Embeddings = jax.tree.map(
+            lambda *parts: np.concatenate([_widened(part, width) for part in parts]), *blocks
+        )
+        return joined
+
+    def passages(self, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, Embeddings]]:
+        """Encode passages, block by block; memory holds a few blocks, whatever their number.
+
+        Args:
+          texts: P passages.
+
+        Yields:
+          ``[R]`` the places in ``texts`` of a block's passages, and their embeddings ``[R, T, E]``;
+          T is as wide as the block needs. Passages are sorted by length, so places jump.
+        """
+        start = 0
+        for ahead in _parts(texts, _BLOCK_ROWS * _BLOCKS_AHEAD):
+            tokens = self.tokenizer.tokenize(EncodePassage, ahead).tokens
+            order = np.argsort(tokens.mask.sum(axis=1), kind="stable")
+            for rows in _parts(order, _BLOCK_ROWS):
+                part = jax.tree.map(lambda x, rows=rows: x[rows], tokens)
+                yield start + rows, self._encode(EncodePassage, part)
+            start += len(ahead)
+
+    def _encode(self, kind: type[Any], tokens: Tokens) -> Embeddings:
+        """Encode at most ``_BLOCK_ROWS`` rows, as narrow as they allow, in one of few shapes."""
+        count, full = tokens.ids.shape
+        width = min(full, -(-_used(tokens) // _WIDTH_STEP) * _WIDTH_STEP)
+        shards = row_shards(self.mesh)
+        missing = -(-_BLOCK_ROWS // shards) * shards - count
+        narrow = jax.tree.map(lambda x: np.pad(x[:, :width], ((0, missing), (0, 0))), tokens)
+        with jax.set_mesh(self.mesh):
+            out = _encode_step(self.graphdef, self.params, put_rows(kind(narrow), self.mesh))
+        host: Embeddings = jax.tree.map(lambda x: np.asarray(x)[:count], out)
+        return host
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What came of searching one collection.
+
+    Args:
+      values: by metric.
+      run: passage ids and scores by query id, best first.
+    """
+
+    values: dict[str, float]
+    run: dict[str, list[tuple[str, float]]]
+
+
+def measure(
+    encoder: TextEncoder,
+    collections: Mapping[str, Collection],
+    metrics: Sequence[str],
+    depth: int,
+    progress: Progress = lambda done, total: None,
+) -> dict[str, Measured]:
+    """Search collections exactly and measure the rankings.
+
+    Collections over the same passages (one English corpus, queries in several languages) share one
+    pass over them.
+
+    Args:
+      encoder: the retriever.
+      collections: by name.
+      metrics: in ir-measures' spelling.
+      depth: passages kept a query.
+      progress: called with the number of passages encoded and to encode.
+
+    Returns:
+      Values and runs by collection name.
+    """
+    groups: dict[int, list[str]] = {}
+    for name, collection in collections.items():
+        groups.setdefault(_same_passages(collection), []).append(name)
+    total = sum(len(collections[names[0]].passages) for names in groups.values())
+    measured: dict[str, Measured] = {}
+    done = 0
+    for names in groups.values():
+        passages = collections[names[0]].passages
+        step = functools.partial(_report, progress, done, total)
+        runs = _search(encoder, [collections[name] for name in names], depth, step)
+        for name, run in zip(names, runs, strict=True):
+            values = evaluate_queries(collections[name].qrels, run, metrics).values
+            measured[name] = Measured(dict(values), run)
+        done += len(passages)
+    return {name: measured[name] for name in collections}
+
+
+def measure_bm25(collection: Collection, metrics: Sequence[str], depth: int) -> Measured:
+    """Rank a collection by BM25 and measure it: the row that every table of systems begins with."""
+    c = collection
+    run = bm25_run(c.passage_ids, c.passages, c.query_ids, c.queries, depth)
+    return Measured(dict(evaluate_queries(c.qrels, run, metrics).values), run)
+
+
+def measure_saved(
+    model: str, collection: Collection, metrics: Sequence[str], depth: int
+) -> Measured:
+    """Load a retriever on all devices and measure it, with a progress bar on a terminal.
+
+    Args:
+      model: a run's directory, a retriever's directory or a name as for ``hub.resolve``.
+      collection: what to search.
+      metrics: in ir-measures' spelling.
+      depth: passages kept a query.
+
+    Returns:
+      Values and run.
+    """
+    of_run = Path(model) / "model"
+    loaded = load_retriever(of_run if of_run.is_dir() else model)
+    mesh = make_mesh()
+    params = jax.device_put(loaded.params, shardings(loaded.params, mesh))
+    tokenizer = RequestTokenizer(loaded.tokenizer, loaded.spec, skiplist=loaded.skiplist)
+    encoder = TextEncoder(loaded.graphdef, params, tokenizer, mesh)
+    with rich.progress.Progress(transient=True) as bar:
+        task = bar.add_task("passages", total=len(collection.passages))
+        told = measure(
+            encoder, {"": collection}, metrics, depth, lambda n, _: bar.update(task, completed=n)
+        )
+    return told[""]
+
+
+def _report(progress: Progress, before: int, total: int, done: int) -> None:
+    progress(before + done, total)
+
+
+def _search(
+    encoder: TextEncoder,
+    collections: Sequence[Collection],
+    depth: int,
+    progress: Callable[[int], None],
+) -> list[dict[str, list[tuple[str, float]]]]:
+    """The runs of collections that share their passages."""
+    first = collections[0]
+    queries = encoder.queries([text for c in collections for text in c.queries])
+    places: list[np.ndarray] = []
+
+    def blocks() -> Iterator[Embeddings]:
+        done = 0
+        for rows, block in encoder.passages(first.passages):
+            places.append(rows)
+            done += len(rows)
+            progress(done)
+            yield block
+
+    with jax.set_mesh(encoder.mesh):
+        scores, arrivals = top_k(queries, blocks(), depth)
+    rows = np.concatenate(places)[arrivals]
+    ids = iter(range(len(rows)))
+    return [
+        {
+            query: [
+                (first.passage_ids[row], float(score))
+                for row, score in zip(rows[i], scores[i], strict=True)
+            ]
+            for query, i in zip(c.query_ids, ids, strict=False)
+        }
+        for c in collections
+    ]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode_step(graphdef: Any, params: Any, request: Any) -> Embeddings:
+    def answer(params: Any, request: Any) -> Embeddings:
+        out: Embeddings = nnx.merge(graphdef, params)(request)
+        return out
+
+    return rowwise(answer, params, request)
+
+
+def _used(tokens: Tokens) -> int:
+    """Columns up to the last that any row attends to or keeps."""
+    return int(np.flatnonzero((tokens.mask | tokens.keep).any(axis=0)).max()) + 1
+
+
+def _widened(x: np.ndarray, width: int) -> np.ndarray:
+    """Pad the token axis of late interaction to ``width``; a dense retriever's stays 1."""
+    missing = 0 if x.shape[1] == 1 else width - x.shape[1]
+    return np.pad(x, ((0, 0), (0, missing)) + ((0, 0),) * (x.ndim - 2))
+
+
+def _same_passages(collection: Collection) -> int:
+    return hash((tuple(collection.passage_ids), tuple(collection.passages)))
+
+
+def _parts(rows: Any, size: int) -> Iterator[Any]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))

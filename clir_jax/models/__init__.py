@@ -1,0 +1,1 @@
+"""Models: encoders, retrievers, their vocabularies and their files."""

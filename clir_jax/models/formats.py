@@ -1,0 +1,352 @@
+"""A whole retriever in one directory: save it, load it, or start one from an encoder.
+
+The directory is a Hugging Face model directory with two additions::
+
+  config.json model.safetensors                        the encoder, for transformers.AutoModel
+  tokenizer.json tokenizer_config.json special_tokens_map.json      for AutoTokenizer
+  1_Dense/model.safetensors                            linear.weight [E, D], linear.bias [E]
+  clir_jax.json                                        all else that encoding needs
+"""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding
+
+from clir_jax.models.encoder import EncoderConfig
+from clir_jax.models.hub import PathLike, State, load_encoder, resolve, save_encoder
+from clir_jax.models.retriever import (
+    Retriever,
+    RetrieverSpec,
+    make_projection,
+    spec_from_dict,
+    spec_to_dict,
+)
+from clir_jax.models.tokenizer import (
+    TextTokenizer,
+    add_markers,
+    load_tokenizer,
+    marker_id,
+    markers_of,
+    punctuation_ids,
+)
+from clir_jax.models.vocabulary import grow
+from clir_jax.models.weights import open_weights, write_json, write_weights
+
+FILE = "clir_jax.json"
+VERSION = 1
+_PROJECTION = "1_Dense"
+_TENSORS = {"kernel": "linear.weight", "bias": "linear.bias"}  # ours, torch's (transposed)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedRetriever:
+    """A retriever in memory, with all that encoding text takes.
+
+    Args:
+      spec: what kind of retriever.
+      encoder_config: size, kind and dtype of its encoder.
+      graphdef: the structure of its ``Retriever``.
+      params: the parameters, the state that goes with ``graphdef``.
+      tokenizer: its tokenizer, markers included.
+      skiplist: ids of punctuation, left out of passages; for ``data.tokenization``.
+    """
+
+    spec: RetrieverSpec
+    encoder_config: EncoderConfig
+    graphdef: nnx.GraphDef[Retriever]
+    params: State
+    tokenizer: TextTokenizer
+    skiplist: tuple[int, ...]
+
+    @property
+    def model(self) -> Retriever:
+        """The module, made of ``graphdef`` and ``params``."""
+        return nnx.merge(self.graphdef, self.params)
+
+
+def abstract_retriever(
+    spec: RetrieverSpec, encoder_config: EncoderConfig
+) -> tuple[nnx.GraphDef[Retriever], State]:
+    """Describe a retriever without making any array.
+
+    Args:
+      spec: what kind of retriever.
+      encoder_config: what its encoder is.
+
+    Returns:
+      The graph definition, and a state whose leaves are ``jax.ShapeDtypeStruct``.
+    """
+    return nnx.split(nnx.eval_shape(lambda: Retriever(spec, encoder_config, rngs=nnx.Rngs(0))))
+
+
+def save_retriever(
+    directory: PathLike,
+    spec: RetrieverSpec,
+    encoder_config: EncoderConfig,
+    params: State,
+    tokenizer: TextTokenizer,
+    skiplist: Sequence[int] | None = None,
+) -> None:
+    """Write a retriever. The directory is whole, or what it was before.
+
+    Args:
+      directory: made if it does not exist; a retriever saved there before is replaced.
+      spec: what kind of retriever.
+      encoder_config: what its encoder is.
+      params: the state of its ``Retriever``; saved as float32. Every host must call, the first one
+        writes.
+      tokenizer: its tokenizer, markers included.
+      skiplist: ids of punctuation; None takes ``punctuation_ids``.
+
+    Raises:
+      FileExistsError: if the directory holds other files than those of a saved retriever.
+      ValueError: if the tokenizer has more tokens than the encoder has embeddings.
+    """
+    skiplist = punctuation_ids(tokenizer) if skiplist is None else skiplist
+    if tokenizer.size > encoder_config.vocab_size:
+        raise ValueError(
+            f"{directory}: the tokenizer has {tokenizer.size} tokens and the encoder "
+            f"{encoder_config.vocab_size} embeddings; grow the table after adding markers"
+        )
+    about = {
+        "format": VERSION,
+        "retriever": spec_to_dict(spec),
+        "markers": [marker_id(tokenizer, m) if m else None for m in markers_of(spec)],
+        "skiplist": [int(i) for i in skiplist],
+        "compute": {"dtype": encoder_config.dtype, "remat": encoder_config.remat},
+    }
+    with _new_directory(Path(directory)) as temporary:
+        save_encoder(temporary, encoder_config, params["encoder"])
+        parts: dict[str, Any] = dict(params["projection"]) if "projection" in params else {}
+        projection = {_TENSORS[n]: _on_host(part.get_value()).T for n, part in parts.items()}
+        if jax.process_index() == 0:
+            if projection:
+                write_weights(temporary / _PROJECTION, projection)
+            tokenizer.save(temporary)
+            write_json(temporary / FILE, about)
+
+
+def _on_host(value: jax.Array) -> np.ndarray:
+    if not value.is_fully_addressable:
+        value = multihost_utils.process_allgather(value, tiled=True)
+    return np.asarray(jax.device_get(value), np.float32)
+
+
+@contextlib.contextmanager
+def _new_directory(path: Path) -> Iterator[Path]:
+    """Give a directory beside ``path`` and put it in its place at the end; all hosts take part."""
+    path = path.absolute()
+    if path.exists() and not (path / FILE).is_file() and (path.is_file() or any(path.iterdir())):
+        raise FileExistsError(
+            f"{path}: holds something else than a retriever of clir_jax and is not overwritten; "
+            "write the name of a new directory"
+        )
+    temporary, old = (path.with_name(f".{path.name}.{end}") for end in ("tmp", "old"))
+    first = jax.process_index() == 0
+    if first:
+        for left_over in (temporary, old):
+            shutil.rmtree(left_over, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if first:
+            # Directories cannot be exchanged in one step everywhere. A kill between these two lines
+            # leaves the old and the new directory whole, under their hidden names.
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if first:
+            shutil.rmtree(temporary, ignore_errors=True)
+    if jax.process_count() > 1:  # no host goes on to read what is not yet in place
+        multihost_utils.sync_global_devices("save_retriever")
+
+
+def load_retriever(name: PathLike, *, shardings: Any = None, **overrides: Any) -> LoadedRetriever:
+    """Load what ``save_retriever`` wrote.
+
+    Args:
+      name: a directory, or a name as for ``hub.resolve``.
+      shardings: where the parameters go: one ``Sharding`` for all, or a tree of them with the
+        structure of ``abstract_retriever``'s state. None: JAX's default device.
+      **overrides: fields of the encoder's configuration that replace the file's, such as
+        ``dtype="bfloat16"`` or ``remat=True``.
+
+    Returns:
+      The retriever.
+
+    Raises:
+      FileNotFoundError: if there is no such model, or a file of it is missing.
+      ValueError: if the directory is not a retriever of this library, or its files do not agree.
+    """
+    directory = resolve(name)
+    about = _read_about(directory)
+    try:
+        spec = spec_from_dict(about["retriever"])
+    except ValueError as error:
+        raise ValueError(f"{directory / FILE}: {error}") from None
+    tokenizer = load_tokenizer(directory)
+    markers = [tokenizer.backend.token_to_id(m) if m else None for m in markers_of(spec)]
+    if markers != about["markers"]:
+        raise ValueError(
+            f"{directory / FILE}: the markers were saved as tokens {about['markers']} and are "
+            f"{markers} in tokenizer.json; copy tokenizer files and {FILE} from one place"
+        )
+    in_parts = shardings is not None and not isinstance(shardings, Sharding)
+    config, encoder = load_encoder(
+        directory,
+        shardings=shardings["encoder"] if in_parts else shardings,
+        **(about["compute"] | overrides),
+    )
+    graphdef, target = abstract_retriever(spec, config)
+    leaves = jax.tree.leaves(encoder)
+    if "projection" in target:
+        places = shardings["projection"] if in_parts else shardings
+        leaves += _load_projection(directory / _PROJECTION, target["projection"], places)
+    params = jax.tree.unflatten(jax.tree.structure(target), leaves)
+    return LoadedRetriever(spec, config, graphdef, params, tokenizer, tuple(about["skiplist"]))
+
+
+def _read_about(directory: Path) -> dict[str, Any]:
+    path = directory / FILE
+    if not path.is_file():
+        raise ValueError(
+            f"{directory}: no {FILE} here, so this is no retriever saved by clir_jax; start one "
+            "from it with start_retriever, or give a directory that save_retriever wrote"
+        )
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); restore the file") from None
+    if not isinstance(about, dict) or about.get("format") != VERSION:
+        found = about.get("format") if isinstance(about, dict) else about
+        raise ValueError(
+            f"{path}: format is {found!r} and this version of clir_jax reads {VERSION}; "
+            "update clir_jax, or save the retriever again"
+        )
+    missing = [key for key in ("retriever", "markers", "skiplist", "compute") if key not in about]
+    if missing:
+        raise ValueError(f"{path}: no {missing[0]!r}; save the retriever again")
+    return about
+
+
+def _load_projection(directory: Path, target: Any, places: Any) -> list[jax.Array]:
+    """The arrays of a projection, in the order of the leaves of ``target``."""
+    leaves = {name: target[name].get_value() for name in sorted(target)}
+    wanted = {_TENSORS[name]: leaf.shape[::-1] for name, leaf in leaves.items()}
+    one_place = places is None or isinstance(places, Sharding)
+    each = [places] * len(leaves) if one_place else jax.tree.leaves(places)
+    arrays = []
+    with open_weights(directory) as weights:
+        if weights.shapes != wanted:
+            raise ValueError(
+                f"{directory}: the tensors are {weights.shapes} and the specification in {FILE} "
+                f"needs {wanted}; restore the files from one place"
+            )
+        for (name, leaf), place in zip(leaves.items(), each, strict=True):
+            value = np.asarray(weights.read(_TENSORS[name]).T, leaf.dtype)
+            arrays.append(jnp.asarray(value) if place is None else jax.device_put(value, place))
+    return arrays
+
+
+def start_retriever(
+    name: PathLike, spec: RetrieverSpec, *, seed: int = 0, **overrides: Any
+) -> LoadedRetriever:
+    """Make a retriever out of a pretrained encoder, ready to be trained.
+
+    Markers that the vocabulary lacks are added and get new embeddings (``vocabulary.grow``); a
+    projection starts at random.
+
+    Args:
+      name: an encoder with its tokenizer, as for ``hub.resolve``.
+      spec: what kind of retriever.
+      seed: of the new parameters.
+      **overrides: fields of the encoder's configuration that replace the file's.
+
+    Returns:
+      The retriever.
+
+    Raises:
+      FileNotFoundError: if there is no such model.
+      ValueError: if its files do not fit, or it has no positions for the specification's lengths.
+    """
+    directory = resolve(name)
+    tokenizer, _ = add_markers(load_tokenizer(directory), spec)
+    config, encoder = load_encoder(directory, **overrides)
+    config, encoder = resize_embeddings(config, encoder, tokenizer.size, seed=seed)
+    graphdef, target = abstract_retriever(spec, config)
+    projection = make_projection(spec, config, rngs=nnx.Rngs(seed))
+    leaves = jax.tree.leaves(encoder) + jax.tree.leaves(projection)
+    params = jax.tree.unflatten(jax.tree.structure(target), leaves)
+    skiplist = punctuation_ids(tokenizer)
+    return LoadedRetriever(spec, config, graphdef, params, tokenizer, skiplist)
+
+
+def resize_embeddings(
+    config: EncoderConfig, encoder: State, size: int, *, seed: int = 0
+) -> tuple[EncoderConfig, State]:
+    """Give an encoder at least ``size`` word embeddings; see ``vocabulary.grow``.
+
+    Args:
+      config: what the encoder is.
+      encoder: its own state; is not changed.
+      size: rows wanted.
+      seed: of the new rows.
+
+    Returns:
+      The configuration and the state with the larger table; the given ones if it is large enough.
+    """
+    if size <= config.vocab_size:
+        return config, encoder
+    word: Any = encoder["embeddings"]["word"]["embedding"]
+    table = grow(np.asarray(word.get_value()), size, seed=seed)
+    return replace_embeddings(config, encoder, table)
+
+
+def replace_embeddings(
+    config: EncoderConfig, encoder: State, table: np.ndarray, tokenizer: TextTokenizer | None = None
+) -> tuple[EncoderConfig, State]:
+    """Give an encoder another table of word embeddings, after ``transplant`` or ``trim``.
+
+    Args:
+      config: what the encoder is.
+      encoder: its own state; is not changed.
+      table: ``[V, D]``.
+      tokenizer: the vocabulary's, if its padding is another id now; None keeps that of ``config``.
+
+    Returns:
+      The configuration and the state with the new table.
+
+    Raises:
+      ValueError: if the table's width is not the encoder's, or padding moves in a RoBERTa-like
+        encoder, whose positions are counted from its id.
+    """
+    pad = config.pad_token_id if tokenizer is None else tokenizer.id("pad")
+    if table.ndim != 2 or table.shape[1] != config.hidden_size:
+        raise ValueError(
+            f"embeddings: the new table is {table.shape} and the encoder's width "
+            f"{config.hidden_size}; give a table of that width"
+        )
+    if config.model_type != "bert" and pad != config.pad_token_id:
+        raise ValueError(
+            f"embeddings: padding is token {pad} of the new vocabulary, and {config.model_type} "
+            f"counts positions from {config.pad_token_id}; give a vocabulary with padding there"
+        )
+    word: Any = encoder["embeddings"]["word"]["embedding"]
+    changed: State = jax.tree.map(lambda x: x, encoder)
+    changed["embeddings"]["word"]["embedding"] = word.replace(
+        jnp.asarray(table, word.get_value().dtype)
+    )
+    return dataclasses.replace(config, vocab_size=table.shape[0], pad_token_id=pad), changed

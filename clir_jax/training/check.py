@@ -1,0 +1,148 @@
+"""``--check``: build every stage without weights, network or training, and look for its data."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jax.sharding import Mesh
+from rich.console import Console
+
+from clir_jax.config import FromStage, ReplaceVocabulary, Run, Scratch, Stage
+from clir_jax.config_files import ConfigError
+from clir_jax.config_types import walk
+from clir_jax.data.rankings import Beir
+from clir_jax.data.reading import DataError, find_files
+from clir_jax.mesh import make_mesh, shardings
+from clir_jax.models import formats, hub
+from clir_jax.models.encoder import EncoderConfig
+from clir_jax.objectives.base import facts_of
+from clir_jax.training.optimizer import make_optimizer
+from clir_jax.training.supported import refuse_unsupported
+
+# The fields of sources and collections that name files.
+_PATH_FIELDS = ("path", "corpus", "queries", "qrels", "distractors")
+
+
+def check(run: Run, *, data_required: bool) -> int:
+    """Build every stage abstractly and print what it is and what data it lacks.
+
+    Args:
+      run: the configuration.
+      data_required: whether missing data are an error.
+
+    Returns:
+      The exit status: 1 if data are missing and required, else 0.
+
+    Raises:
+      ConfigError: if a stage cannot be built, or training would refuse the run.
+    """
+    refuse_unsupported(run, max(run.mesh.data, 1) * run.mesh.fsdp)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    # One device: what is checked does not depend on how many there are.
+    mesh = make_mesh(devices=jax.devices()[:1])
+    encoders: dict[str, EncoderConfig] = {}
+    resized: set[str] = set()
+    for stage in run.training_stages():
+        encoders[stage.name] = _encoder(stage, encoders)
+        before = isinstance(stage.init, FromStage) and stage.init.stage in resized
+        if before or isinstance(stage.vocabulary, ReplaceVocabulary):
+            resized.add(stage.name)
+        parameters = _build(stage, run, encoders, mesh)
+        console.print(
+            f"{stage.name}: {type(stage.model).__name__}, {parameters / 1e6:.1f} M parameters"
+            f"{' before its vocabulary is replaced' if stage.name in resized else ''}, "
+            f"{stage.steps} steps of "
+            + ", ".join(f"{task.title} ({task.batch_size})" for task in stage.tasks)
+        )
+    missing = [path for stage in run.training_stages() for path in _missing(stage, run.data_root)]
+    for path in dict.fromkeys(missing):
+        console.print(f"missing: {path}")
+    if missing:
+        console.print("set data_root to the directory that holds these, as in --set data_root=DIR")
+    return 1 if missing and data_required else 0
+
+
+def _build(stage: Stage, run: Run, encoders: Mapping[str, EncoderConfig], mesh: Mesh) -> int:
+    """Everything of a stage that has a shape; returns the number of parameters."""
+    encoder = encoders[stage.name]
+    try:
+        _, params = formats.abstract_retriever(stage.model, encoder)
+        shardings(params, mesh)
+        jax.eval_shape(make_optimizer(stage.optimizer, stage.steps, params).init, params)
+    except ValueError as error:
+        raise ConfigError(f"stages.{stage.name}: {error}") from error
+    stages = {other.name: other for other in run.training_stages()}
+    if isinstance(stage.init, FromStage):
+        _, saved = formats.abstract_retriever(stages[stage.init.stage].model, encoder)
+        if jax.tree.map(jnp.shape, saved) != jax.tree.map(jnp.shape, params):
+            raise ConfigError(
+                f"stages.{stage.name}.model has other parameters than that of stage "
+                f"{stage.init.stage!r}, from which it starts; make it the same, but for lengths"
+            )
+    for task in stage.tasks:
+        # A teacher that is no stage is whatever its directory says: known when it runs.
+        teachers = {
+            name: stages[model.stage] if isinstance(model, FromStage) else stage
+            for name, model in task.teachers.items()
+        }
+        facts = {
+            name: facts_of(teacher.model, encoders[teacher.name])
+            for name, teacher in teachers.items()
+        }
+        where = f"stages.{stage.name}.tasks.{task.title}"
+        try:
+            task.objective.check(facts_of(stage.model, encoder), facts)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        longest = max(ask.length or 0 for ask in task.objective.student.values())
+        if longest > encoder.max_length:
+            raise ConfigError(
+                f"{where}: its objective asks for texts of {longest} tokens, and the encoder has "
+                f"positions for {encoder.max_length}; set its length to at most that"
+            )
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _encoder(stage: Stage, earlier: Mapping[str, EncoderConfig]) -> EncoderConfig:
+    init, where = stage.init, f"stages.{stage.name}.init"
+    if isinstance(init, FromStage):
+        return earlier[init.stage]
+    if isinstance(init, Scratch):
+        size = getattr(stage.vocabulary, "size", init.encoder.vocab_size)
+        return dataclasses.replace(init.encoder, vocab_size=size)
+    if init not in hub.KNOWN_ARCHITECTURES and not Path(init).is_dir():
+        close = difflib.get_close_matches(init, hub.KNOWN_ARCHITECTURES, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "training may find it on the hub"
+        raise ConfigError(
+            f"{where} is {init!r}, which is no directory here and none of the architectures that "
+            f"--check knows without a network; {hint}"
+        )
+    try:
+        return hub.load_config(init)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _missing(stage: Stage, data_root: str) -> Iterator[str]:
+    """The paths of data below a stage at which there is no file."""
+    for node in walk(stage):
+        fields = vars(node)
+        paths = [fields[name] for name in _PATH_FIELDS if name in fields]
+        if isinstance(node, Beir):
+            paths += node.translations.values()
+        if isinstance(node, ReplaceVocabulary) and node.tokenizer.endswith(".txt"):
+            paths += [] if Path(node.tokenizer).is_file() else [node.tokenizer]
+        for path in paths:
+            if isinstance(path, str) and not _found(data_root, path):
+                yield str(epath.Path(data_root) / path)
+
+
+def _found(data_root: str, path: str) -> bool:
+    try:
+        return bool(find_files(data_root, path))
+    except DataError:
+        return False

@@ -1,0 +1,152 @@
+"""What a stage measures: baselines before it, itself along the way, the best of it at the end."""
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from clir_jax.config import Evaluate, Run, Stage
+from clir_jax.data.tokenization import RequestTokenizer
+from clir_jax.evaluation.metrics import metric_name
+from clir_jax.evaluation.retrieval import Measured, TextEncoder, measure, measure_bm25
+from clir_jax.evaluation.runs import write_run
+from clir_jax.models.formats import LoadedRetriever
+from clir_jax.training.logging import StageLog
+
+_BASELINES = "baselines"
+
+
+class StageEvaluation:
+    """The evaluations of one stage; a stage without ``evaluate`` measures nothing.
+
+    Args:
+      run: the run, for its data root.
+      stage: the stage.
+      directory: of the stage; results go to its ``evaluation/``.
+      mesh: the mesh.
+      student: the model in training; its parameters are given with each call.
+      teachers: by name, their parameters on the mesh.
+      log: where figures are told.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        stage: Stage,
+        directory: Path,
+        mesh: Mesh,
+        student: LoadedRetriever,
+        teachers: Mapping[str, LoadedRetriever],
+        log: StageLog,
+    ) -> None:
+        self._stage, self._mesh, self._log = stage, mesh, log
+        self._student, self._teachers = student, teachers
+        self._directory = directory / "evaluation"
+        if stage.evaluate is not None:
+            self._evaluate: Evaluate = stage.evaluate
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._collections = {
+                name: collection.open(run.data_root)
+                for name, collection in stage.evaluate.collections.items()
+            }
+            for name, opened in self._collections.items():
+                log.opened(f"{stage.name}: evaluation of {name}", opened.report)
+
+    def baselines(self, params: Any) -> None:
+        """Measure the systems to compare with, once; a resumed stage finds them on file."""
+        if self._stage.evaluate is None or self._file(_BASELINES).exists():
+            return
+        rows: list[dict[str, Any]] = []
+        for system in self._evaluate.baselines:
+            for name, measured in self._baseline(system, params).items():
+                self._log.say(self._sentence(name, measured))
+                rows += self._rows(name, measured)
+        self._write(_BASELINES, rows)
+
+    def measure(self, step: int, params: Any) -> float:
+        """Measure the student after ``step`` steps; returns the metric that selects checkpoints."""
+        measured = self._run(self._student, params, "student", f"{step:07d}")
+        values = {
+            f"{metric} {name}": value
+            for name, result in measured.items()
+            for metric, value in result.values.items()
+        }
+        metric, name = self._evaluate.selection.split(" ", 1)
+        selection = f"{metric_name(metric)} {name}"
+        self._log.evaluation(step, values, selection)
+        self._write(f"{step:07d}", self._rows("student", measured))
+        return values[selection]
+
+    def rows(self, step: int) -> list[dict[str, Any]]:
+        """The stage's rows of the summary: baselines, and the student after ``step`` steps."""
+        if self._stage.evaluate is None:
+            return []
+        names = (_BASELINES, f"{step:07d}")
+        return [row for n in names for row in json.loads(self._file(n).read_text(encoding="utf-8"))]
+
+    def _baseline(self, system: str, params: Any) -> dict[str, dict[str, Measured]]:
+        if system == "bm25":
+            return {system: self._bm25()}
+        if system == "student_before":
+            return {system: self._run(self._student, params, system, system)}
+        return {
+            name: self._run(teacher, teacher.params, name, name)
+            for name, teacher in self._teachers.items()
+        }
+
+    def _bm25(self) -> dict[str, Measured]:
+        measured = {}
+        for name, collection in self._collections.items():
+            self._log.passages(f"bm25 {name}", 0, len(collection.passages))
+            measured[name] = measure_bm25(collection, self._evaluate.metrics, self._evaluate.depth)
+            self._write_run(f"bm25-{name}", measured[name].run, "bm25")
+        return measured
+
+    def _run(
+        self, model: LoadedRetriever, params: Any, system: str, label: str
+    ) -> dict[str, Measured]:
+        tokenizer = RequestTokenizer(model.tokenizer, model.spec, skiplist=model.skiplist)
+        encoder = TextEncoder(model.graphdef, params, tokenizer, self._mesh)
+        evaluate = self._evaluate
+        progress = functools.partial(self._log.passages, system)
+        measured = measure(encoder, self._collections, evaluate.metrics, evaluate.depth, progress)
+        for name, result in measured.items():
+            self._write_run(f"{label}-{name}", result.run, system)
+        return measured
+
+    def _rows(self, system: str, measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
+        return [
+            {
+                "stage": self._stage.name,
+                "system": system,
+                "dataset": name,
+                "language": self._collections[name].language,
+                "metric": metric,
+                "value": value,
+            }
+            for name, result in measured.items()
+            for metric, value in result.values.items()
+        ]
+
+    def _sentence(self, system: str, measured: Mapping[str, Measured]) -> str:
+        metric = metric_name(self._evaluate.metrics[0])
+        figures = "  ".join(f"{name} {m.values[metric]:.3f}" for name, m in measured.items())
+        return f"{self._stage.name}: {system}  {metric}  {figures}"
+
+    def _write_run(self, label: str, run: Any, tag: str) -> None:
+        if jax.process_index() == 0:
+            write_run(self._directory / f"{label}.trec", run, tag)
+
+    def _write(self, label: str, rows: list[dict[str, Any]]) -> None:
+        if jax.process_index() == 0:
+            text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+            part = self._file(label).with_suffix(".part")
+            part.write_text(text, encoding="utf-8")
+            part.replace(self._file(label))
+
+    def _file(self, label: str) -> Path:
+        return self._directory / f"{label}.json"

@@ -1,0 +1,216 @@
+"""The model a stage starts from: its weights, its vocabulary, its tokenizer."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from clir_jax.config import (
+    Collection,
+    FromStage,
+    Model,
+    ReplaceVocabulary,
+    Run,
+    Scratch,
+    Source,
+    Stage,
+    TrainVocabulary,
+)
+from clir_jax.data.collections import Collection as OpenedCollection
+from clir_jax.data.records import Bitext, Ranking
+from clir_jax.models import formats, hub
+from clir_jax.models.formats import LoadedRetriever
+from clir_jax.models.retriever import LateInteraction, Retriever
+from clir_jax.models.tokenizer import TextTokenizer, add_markers, load_tokenizer, punctuation_ids
+from clir_jax.models.vocabulary import train_wordpiece, transplant, trim
+from clir_jax.tree import paths
+
+BEST, LAST = "model", "last"
+
+
+def stage_directory(run: Run, run_dir: Path, name: str) -> Path:
+    """Where a stage keeps its files: ``stages/02-distil``."""
+    place = [step.name for step in run.flat()].index(name) + 1
+    return run_dir / "stages" / f"{place:02d}-{name}"
+
+
+def initial_retriever(run: Run, stage: Stage, run_dir: Path) -> LoadedRetriever:
+    """Make the model that ``stage`` starts from; the same one every time it is called.
+
+    Args:
+      run: the run, for its seed and data root.
+      stage: the stage.
+      run_dir: where earlier stages left their models.
+
+    Returns:
+      The retriever, with the stage's specification and dtype.
+
+    Raises:
+      ValueError, FileNotFoundError: if what ``init`` names does not exist or does not fit.
+    """
+    if isinstance(stage.init, Scratch):
+        loaded = _from_scratch(run, stage, stage.init)
+    else:
+        loaded = load_model(run, stage.init, run_dir, stage.model, seed=run.seed, dtype=stage.dtype)
+    if isinstance(stage.vocabulary, ReplaceVocabulary):
+        loaded = _with_vocabulary(run, stage.vocabulary, loaded)
+    return loaded
+
+
+def load_model(
+    run: Run,
+    name: str | FromStage,
+    run_dir: Path,
+    spec: Model | None = None,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> LoadedRetriever:
+    """Load a retriever by what a configuration calls it.
+
+    Args:
+      run: the run.
+      name: an earlier stage, a directory or a hub name.
+      run_dir: where stages are.
+      spec: what it is to be; None takes what it was saved as, and then it must be a retriever.
+      seed: of parameters that a plain encoder lacks.
+      dtype: of its arithmetic.
+
+    Returns:
+      The retriever.
+
+    Raises:
+      ValueError: if the saved retriever has other parameters than ``spec`` describes.
+    """
+    if isinstance(name, FromStage):
+        folder = BEST if name.which == "best" else LAST
+        directory: str | Path = stage_directory(run, run_dir, name.stage) / folder
+    else:
+        directory = hub.resolve(name)
+    if spec is not None and not (Path(directory) / formats.FILE).is_file():
+        return formats.start_retriever(directory, spec, seed=seed, dtype=dtype)
+    loaded = formats.load_retriever(directory, dtype=dtype)
+    return loaded if spec is None else _with_spec(loaded, spec, str(name))
+
+
+def load_teacher(run: Run, stage: Stage, name: str | FromStage, run_dir: Path) -> LoadedRetriever:
+    """Load a teacher of ``stage``.
+
+    Args:
+      run: the run.
+      stage: the stage; a plain encoder is read as its ``model``.
+      name: an earlier stage, a directory or a hub name.
+      run_dir: where stages are.
+
+    Returns:
+      The retriever, with the stage's dtype.
+
+    Raises:
+      ValueError: if a plain encoder would need parameters that nobody has trained.
+    """
+    if isinstance(name, FromStage) or (hub.resolve(name) / formats.FILE).is_file():
+        return load_model(run, name, run_dir, dtype=stage.dtype)
+    spec = stage.model
+    if isinstance(spec, LateInteraction):
+        trained = spec.dimension is None and not (spec.query_marker or spec.passage_marker)
+    else:
+        trained = spec.projection is None
+    if not trained:
+        raise ValueError(
+            f"teacher {name}: it is a plain encoder, and as {spec} it would teach with a "
+            "projection or markers that nobody has trained; train it in an earlier stage and name "
+            "that"
+        )
+    return load_model(run, name, run_dir, spec, dtype=stage.dtype)
+
+
+def texts_of(origin: Source | Collection, data_root: str) -> Iterator[str]:
+    """Every text of a source or a collection, for counting its pieces."""
+    opened = origin.open(data_root)
+    if isinstance(opened, OpenedCollection):
+        yield from opened.passages
+        yield from opened.queries
+        return
+    for place in range(len(opened)):
+        record = opened[place]
+        if isinstance(record, Bitext):
+            yield record.english
+            yield record.other
+        elif isinstance(record, Ranking):
+            yield from record.queries.values()
+            yield from (p.text for p in (*record.positives, *record.negatives))
+        else:
+            yield record.text
+
+
+def _from_scratch(run: Run, stage: Stage, init: Scratch) -> LoadedRetriever:
+    vocabulary = stage.vocabulary
+    assert isinstance(vocabulary, TrainVocabulary)  # Stage has checked it.
+    texts = (text for source in vocabulary.sources for text in texts_of(source, run.data_root))
+    tokenizer = train_wordpiece(texts, vocabulary.size, lowercase=vocabulary.lowercase)
+    tokenizer, _ = add_markers(tokenizer, stage.model)
+    config = dataclasses.replace(
+        init.encoder,
+        vocab_size=tokenizer.size,
+        pad_token_id=tokenizer.id("pad"),
+        dtype=stage.dtype,
+    )
+    make = jax.jit(lambda: nnx.split(Retriever(stage.model, config, rngs=nnx.Rngs(run.seed)))[1])
+    graphdef, _ = formats.abstract_retriever(stage.model, config)
+    skiplist = punctuation_ids(tokenizer)
+    return LoadedRetriever(stage.model, config, graphdef, make(), tokenizer, skiplist)
+
+
+def _with_vocabulary(
+    run: Run, vocabulary: ReplaceVocabulary, loaded: LoadedRetriever
+) -> LoadedRetriever:
+    tokenizer = _find_tokenizer(run, vocabulary.tokenizer)
+    if vocabulary.trim_to:
+        origins = vocabulary.trim_to
+        texts = (text for origin in origins for text in texts_of(origin, run.data_root))
+        tokenizer, _ = trim(tokenizer, texts)
+    tokenizer, _ = add_markers(tokenizer, loaded.spec)
+    encoder: Any = loaded.params["encoder"]
+    old = np.asarray(encoder["embeddings"]["word"]["embedding"].get_value())
+    table, _ = transplant(old, loaded.tokenizer, tokenizer, seed=run.seed)
+    config, encoder = formats.replace_embeddings(loaded.encoder_config, encoder, table, tokenizer)
+    graphdef, target = formats.abstract_retriever(loaded.spec, config)
+    rest = jax.tree.leaves({k: v for k, v in loaded.params.items() if k != "encoder"})
+    params = jax.tree.unflatten(jax.tree.structure(target), jax.tree.leaves(encoder) + rest)
+    skiplist = punctuation_ids(tokenizer)
+    return LoadedRetriever(loaded.spec, config, graphdef, params, tokenizer, skiplist)
+
+
+def _find_tokenizer(run: Run, name: str) -> TextTokenizer:
+    local = Path(run.data_root) / name
+    if local.is_file() or (local / "tokenizer.json").is_file():
+        return load_tokenizer(local)
+    return load_tokenizer(Path(name) if Path(name).is_file() else hub.resolve(name))
+
+
+def _with_spec(loaded: LoadedRetriever, spec: Model, name: str) -> LoadedRetriever:
+    """Read a saved retriever as another with the same parameters: other lengths, for example."""
+    if loaded.spec == spec:
+        return loaded
+    graphdef, target = formats.abstract_retriever(spec, loaded.encoder_config)
+    if _shapes(target) != _shapes(loaded.params):
+        raise ValueError(
+            f"init {name}: the retriever saved there is {loaded.spec} and the stage's model is "
+            f"{spec}, which has other parameters; set model to the saved one, with other "
+            "lengths at most"
+        )
+    tokenizer, _ = add_markers(loaded.tokenizer, spec)
+    if tokenizer.size != loaded.tokenizer.size:
+        raise ValueError(
+            f"init {name}: the retriever saved there lacks the markers of the stage's model "
+            f"{spec}; set its markers to those of {loaded.spec}"
+        )
+    return dataclasses.replace(loaded, spec=spec, graphdef=graphdef)
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    return {path: leaf.shape for path, leaf in paths(params).items()}

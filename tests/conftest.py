@@ -1,0 +1,22 @@
+"""Eight simulated devices, shapes and types checked at run time, and nothing implicit.
+
+Compiling is most of what these tests do, so LLVM does not optimise the small programs they run.
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+
+from jaxtyping import install_import_hook
+
+install_import_hook("clir_jax", "beartype.beartype")
+
+import jax  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,0 +1,136 @@
+"""The command line of evaluation."""
+
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from clir_jax.data.tokenization import RequestTokenizer
+from clir_jax.evaluate import main
+from clir_jax.models.encoder import EncoderConfig
+from clir_jax.models.formats import save_retriever
+from clir_jax.models.requests import EncodePassage, EncodeQuery
+from clir_jax.models.retriever import Dense, Retriever
+from clir_jax.models.vocabulary import train_wordpiece
+
+PASSAGES = {"a": "whales swim in the sea", "b": "goats climb rocks", "c": "bread and salt"}
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Three passages and two questions that share words with their answers; where they lie."""
+    folder = tmp_path / "seas"
+    folder.mkdir()
+    lines = [json.dumps({"_id": i, "title": "", "text": text}) for i, text in PASSAGES.items()]
+    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "queries.tsv").write_text("1\tnyangumi\twhales\n2\tmbuzi\tsalt goats climb\n")
+    (folder / "qrels.trec").write_text("1 0 a 1\n2 0 c 1\n")
+    monkeypatch.chdir(tmp_path)
+    return [
+        *("--corpus", "seas/corpus.jsonl", "--queries", "seas/queries.tsv"),
+        *("--qrels", "seas/qrels.trec", "--query-column", "2"),
+    ]
+
+
+def test_bm25_is_measured_and_its_ranking_written(files, tmp_path, capsys):
+    options = ["--metrics", "MRR@10", "R@1", "--language", "en", "--run-file", "bm25.trec"]
+    assert main(["--model", "bm25", *files, *options]) == 0
+    told = capsys.readouterr().out
+    # Question 2 ranks the goats (two words in common) before the salt (one): 1/2 and 0.
+    rows = [line.split() for line in told.splitlines()]
+    assert ["seas", "en", "RR@10", "0.750"] in rows
+    assert ["R@1", "0.500"] in rows
+    ranking = [line.split() for line in (tmp_path / "bm25.trec").read_text().splitlines()]
+    assert [(q, d, rank) for q, _, d, rank, _, tag in ranking if tag == "bm25"][:3] == [
+        ("1", "a", "1"),
+        ("2", "b", "1"),
+        ("2", "c", "2"),
+    ]
+
+
+def test_a_run_s_model_is_measured(files, tmp_path, capsys):
+    tokenizer = train_wordpiece([*PASSAGES.values(), "whales salt goats climb"], 200)
+    spec = Dense(query_length=8, passage_length=8)
+    config = EncoderConfig(
+        vocab_size=tokenizer.size,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=8,
+        initializer_range=1.0,
+    )
+    model = Retriever(spec, config, rngs=nnx.Rngs(3))
+    (tmp_path / "myrun").mkdir()
+    directory = tmp_path / "myrun" / "model"
+    save_retriever(directory, spec, config, nnx.state(model), tokenizer)
+    options = ["--metrics", "RR@10", "--run-file", "out.trec"]
+    assert main(["--model", "myrun", *files, *options]) == 0
+    requests = RequestTokenizer(tokenizer, spec)
+    queries = model(requests.tokenize(EncodeQuery, ["whales", "salt goats climb"])).vectors[:, 0]
+    passages = model(requests.tokenize(EncodePassage, list(PASSAGES.values()))).vectors[:, 0]
+    order = np.argsort(-(np.asarray(queries) @ np.asarray(passages).T), axis=1)
+    ranking = [line.split() for line in (tmp_path / "out.trec").read_text().splitlines()]
+    assert [d for _, _, d, *_ in ranking] == ["abc"[place] for row in order for place in row]
+    assert {tag for *_, tag in ranking} == {"myrun"}
+    reciprocal = (1 / (1 + list(order[0]).index(0)) + 1 / (1 + list(order[1]).index(2))) / 2
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["seas", "en", "RR@10", f"{reciprocal:.3f}"] in rows
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            ["--metrics", "NDGC@10"],
+            "metric 'NDGC@10' is unknown to ir-measures; did you mean 'nDCG@10'?",
+        ),
+        (
+            ["--depth", "10"],
+            "evaluate: depth is 10, and R@100 looks at 100 passages; set depth to at least 100",
+        ),
+        (
+            ["--run-file", "nowhere/run.trec"],
+            "--run-file nowhere/run.trec: there is no such directory; make it first",
+        ),
+        (
+            ["--qrels", "seas/qrel.trec"],
+            "seas/qrel.trec: there is no such file under data_root '.'; write a file that is there",
+        ),
+        (
+            ["--model", "./nowhere"],
+            "model './nowhere': no such directory; write an existing directory or a hub name such "
+            "as 'bert-base-multilingual-cased'",
+        ),
+    ],
+)
+def test_a_mistake_is_one_sentence(files, options, sentence, capsys):
+    assert main(["--model", "bm25", *files, *options]) == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", f"error: {sentence}\n")
+
+
+def test_mistakes_are_found_before_the_search(files, monkeypatch, capsys):
+    def search(*given):
+        raise AssertionError("it searched")
+
+    monkeypatch.setattr("clir_jax.evaluation.retrieval.measure_bm25", search)
+    assert main(["--model", "bm25", *files, "--metrics", "nDCG@0"]) == 2
+    assert "looks at no document" in capsys.readouterr().err
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert "--query-column" in capsys.readouterr().out
+
+
+def test_interrupted(files, monkeypatch, capsys):
+    def search(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clir_jax.evaluation.retrieval.measure_bm25", search)
+    assert main(["--model", "bm25", *files]) == 130
+    assert capsys.readouterr().err == "stopped\n"

@@ -1,0 +1,141 @@
+"""Kill -9 and the same command end where an undisturbed run ends, to the last bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RECIPE = Path(__file__).with_name("tiny_recipe.py")
+TEACHER, DISTIL = "stages/01-teacher", "stages/02-distil"
+
+
+def _start(run_dir, cache):
+    """The command itself, on one device. JAX's compilation cache only saves the tests' time."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+    command = [sys.executable, "-m", "clir_jax.train", "--config", RECIPE, "--run-dir", run_dir]
+    with (run_dir.parent / f"{run_dir.name}.out").open("ab") as out:
+        return subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
+
+
+def _finish(run_dir, cache):
+    process = _start(run_dir, cache)
+    told = process.wait(timeout=300), (run_dir.parent / f"{run_dir.name}.out").read_text()
+    assert told[0] == 0, told[1]
+
+
+def _kill_when(seen, run_dir, cache):
+    """Start, and SIGKILL as soon as ``seen()``; it must not have come to its end before."""
+    process = _start(run_dir, cache)
+    until = time.monotonic() + 300
+    while not seen() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    out = (run_dir.parent / f"{run_dir.name}.out").read_text()
+    assert process.wait() == -signal.SIGKILL, out
+
+
+def _logged(stage, step):
+    """Whether a stage has logged ``step`` (whole lines only)."""
+    file = stage / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return any(line.endswith("\n") and json.loads(line)["step"] >= step for line in lines)
+
+
+def _complete(stage, step):
+    return (stage / "checkpoints" / str(step)).is_dir()
+
+
+def _saving(stage, step):
+    """Whether a checkpoint is being written, and not complete."""
+    folder = stage / "checkpoints"
+    return folder.is_dir() and any(p.name.startswith(f"{step}.") for p in folder.iterdir())
+
+
+def _attempts(stage):
+    """Every attempt that came to train the stage left one event file."""
+    return len(list((stage / "tensorboard").iterdir()))
+
+
+def _compare(disturbed, undisturbed):
+    """Every file that people or libraries read is equal, byte by byte."""
+    names = [
+        "summary.json",
+        "config.json",
+        "model/model.safetensors",
+        "model/1_Dense/model.safetensors",
+        "model/tokenizer.json",
+        f"{TEACHER}/last/model.safetensors",
+    ]
+    for stage in (TEACHER, DISTIL):
+        names += [f"{stage}/metrics.jsonl", f"{stage}/summary.json"]
+        names += [f"{stage}/model/model.safetensors"]
+        evaluations = sorted(p.name for p in (undisturbed / stage / "evaluation").iterdir())
+        assert evaluations == sorted(p.name for p in (disturbed / stage / "evaluation").iterdir())
+        names += [f"{stage}/evaluation/{name}" for name in evaluations]
+    assert len(names) > 20
+    for name in names:
+        assert (disturbed / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    for stage in (TEACHER, DISTIL):
+        rows = (disturbed / stage / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(row)["step"] for row in rows] == [2, 3, 4, 6, 6, 8, 9, 10, 12, 12]
+    left = [p for p in disturbed.rglob("*") if p.name.endswith((".part", ".tmp", ".old"))]
+    left += [p for p in disturbed.rglob("*tmp*") if p.is_dir()]
+    assert not left
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A finished run and the compilation cache."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    _finish(folder / "run", folder / "cache")
+    return folder / "run", folder / "cache"
+
+
+def test_killed_in_each_stage_and_started_again_ends_bitwise_equal(undisturbed, tmp_path):
+    reference, cache = undisturbed
+    run_dir = tmp_path / "run"
+    teacher, distil = run_dir / TEACHER, run_dir / DISTIL
+    _kill_when(lambda: _logged(teacher, 4) and _complete(teacher, 3), run_dir, cache)
+    assert not (teacher / "summary.json").exists()
+    _kill_when(lambda: _logged(distil, 4) and _complete(distil, 3), run_dir, cache)
+    assert _attempts(teacher) == 2
+    assert not (distil / "summary.json").exists()
+    _finish(run_dir, cache)
+    assert _attempts(distil) == 2
+    assert _attempts(teacher) == 2
+    _compare(run_dir, reference)
+
+
+@pytest.mark.slow
+def test_killed_at_every_delicate_moment_ends_bitwise_equal(undisturbed, tmp_path):
+    reference, cache = undisturbed
+    run_dir = tmp_path / "run"
+    teacher, distil = run_dir / TEACHER, run_dir / DISTIL
+    moments = {
+        "the configuration is written": lambda: (run_dir / "config.json").exists(),
+        "nothing is saved yet": lambda: _logged(teacher, 2),
+        "the first checkpoint is being written": lambda: _saving(teacher, 3),
+        "a checkpoint with a metric is being written": lambda: _saving(teacher, 6),
+        "the last step is logged": lambda: _logged(teacher, 12),
+        "the last checkpoint is complete": lambda: _complete(teacher, 12),
+        "a model is being saved": lambda: any(teacher.glob(".*.tmp")),
+        "a stage is done": lambda: (teacher / "summary.json").exists(),
+        "baselines are measured": lambda: (distil / "metrics.jsonl").exists(),
+        "in the middle of the second stage": lambda: _logged(distil, 8),
+        "the second stage is done": lambda: (distil / "summary.json").exists(),
+    }
+    for seen in moments.values():
+        _kill_when(seen, run_dir, cache)
+    _finish(run_dir, cache)
+    _compare(run_dir, reference)
