@@ -72,6 +72,8 @@ class Task(Checked):
       weight: of this task's loss in the sum.
       batch_size: records a step, over all devices.
       passages: passages a ranking record brings: its positive and ``passages - 1`` negatives.
+      buckets: shapes a batch may have, at most: records of like length meet in a batch, and the
+        batch is as wide as its bucket. Each is compiled once. 1 pads every text to its full length.
       name: in logs; empty takes the objective's class name.
     """
 
@@ -81,6 +83,7 @@ class Task(Checked):
     weight: float = 1.0
     batch_size: int = 32
     passages: int = 1
+    buckets: int = 1
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -93,6 +96,7 @@ class Task(Checked):
         require(weight_fits, f"task {label}: weight", self.weight, "a finite number of at least 0")
         require(self.batch_size >= 1, f"task {label}: batch_size", self.batch_size, "at least 1")
         require(self.passages >= 1, f"task {label}: passages", self.passages, "at least 1")
+        require(self.buckets >= 1, f"task {label}: buckets", self.buckets, "at least 1")
         least = self.objective.least_passages
         require(
             self.passages >= least, f"task {label}: passages", self.passages,
@@ -180,7 +184,7 @@ class Stage(Checked):
     def _check_evaluations(self) -> None:
         evaluate = self.evaluate
         for name in ("stop", "on_plateau"):
-            if getattr(self, name) is not None and (evaluate is None or evaluate.every == 0):
+            if getattr(self, name) is not None and (evaluate is None or not evaluate.repeats):
                 raise ValueError(
                     f"stage {self.name}: {name} counts evaluations, and there are none while it "
                     "trains; set evaluate with every= above 0"

@@ -146,17 +146,20 @@ class Optimizer(Checked):
 
     Args:
       learning_rate: after warm-up.
-      schedule: ``"constant"``, or ``"linear"`` down to 0 at the stage's last step.
+      schedule: of the rate after warm-up: ``"constant"``; ``"linear"`` or ``"cosine"`` down to 0 at
+        the stage's last step; ``"inverse_sqrt"``, falling with the root of the update's number.
       warmup: updates of linear growth from 0.
       weight_decay: decoupled; biases and layer norms are spared.
       clip_norm: gradients with a larger global norm are scaled to it; None does not clip.
       beta1, beta2, epsilon: Adam's.
       accumulate: batches whose mean gradient makes one update; a step is still one batch.
+      ema: decay of an exponential moving average of the parameters, 0.999 for instance; what is
+        evaluated and saved is then the average. None keeps none.
       groups: exceptions by parameter path.
     """
 
     learning_rate: float = 2e-5
-    schedule: Literal["constant", "linear"] = "linear"
+    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "linear"
     warmup: int = 0
     weight_decay: float = 0.01
     clip_norm: float | None = 1.0
@@ -164,6 +167,7 @@ class Optimizer(Checked):
     beta2: float = 0.999
     epsilon: float = 1e-8
     accumulate: int = 1
+    ema: float | None = None
     groups: tuple[Group, ...] = ()
 
     def __post_init__(self) -> None:
@@ -175,6 +179,8 @@ class Optimizer(Checked):
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optimizer: {name}", value, "at least 0 and below 1")
+        averages = self.ema is None or 0 < self.ema < 1
+        require(averages, "optimizer: ema", self.ema, "above 0 and below 1, or None")
         for name in ("epsilon", "clip_norm"):
             value = getattr(self, name)
             holds = (value is None) or 0 < value < math.inf
@@ -190,6 +196,8 @@ class Evaluate(Checked):
     Args:
       collections: retrieval test sets by name; the name is the dataset of summary rows.
       every: steps between evaluations; 0 evaluates only when the stage ends.
+      every_seconds: seconds of training between evaluations, besides; None counts steps only. What
+        the clock decides is not repeated to the bit by another run.
       metrics: in ir-measures' spelling; its aliases are replaced, ``"MRR@10"`` by ``"RR@10"``.
       best: ``"metric collection"``, as ``"nDCG@10 sw"``; higher is better. Empty takes the first
         metric of the first collection.
@@ -200,6 +208,7 @@ class Evaluate(Checked):
 
     collections: Mapping[str, Collection]
     every: int = 0
+    every_seconds: float | None = None
     metrics: tuple[str, ...] = ("nDCG@10", "RR@10", "R@100")
     best: str = ""
     baselines: tuple[Literal["bm25", "teacher", "student_before"], ...] = ()
@@ -212,6 +221,8 @@ class Evaluate(Checked):
         for name in self.collections:
             require_name(name, "evaluate: a collection")
         require(self.every >= 0, "evaluate: every", self.every, "at least 0")
+        seconds = self.every_seconds is None or 0 < self.every_seconds < math.inf
+        require(seconds, "evaluate: every_seconds", self.every_seconds, "above 0, or None")
         require(self.depth >= 1, "evaluate: depth", self.depth, "at least 1")
         metrics = tuple(dict.fromkeys(map(metric_name, self.metrics)))
         for metric in metrics:
@@ -230,6 +241,11 @@ class Evaluate(Checked):
             raise ValueError(
                 f"evaluate: best is {self.best!r}; write one of {', '.join(map(repr, choices))}"
             )
+
+    @property
+    def repeats(self) -> bool:
+        """Whether there are evaluations before the stage ends."""
+        return self.every > 0 or self.every_seconds is not None
 
     @property
     def selection(self) -> str:

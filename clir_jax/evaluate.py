@@ -47,7 +47,9 @@ def _evaluate(given: argparse.Namespace) -> int:
         name=Path(given.qrels).absolute().parent.name or "collection",
     )
     # Refused now rather than after the search.
-    metrics = Evaluate({"collection": files}, 0, tuple(given.metrics), depth=given.depth).metrics
+    metrics = Evaluate(
+        {"collection": files}, metrics=tuple(given.metrics), depth=given.depth
+    ).metrics
     if given.run_file and not Path(given.run_file).absolute().parent.is_dir():
         raise ValueError(f"--run-file {given.run_file}: there is no such directory; make it first")
     collection = files.open(".")

@@ -11,7 +11,7 @@ import clir_jax
 PACKAGE = Path(clir_jax.__file__).parent
 # From the ground up; a room imports from itself and from rooms before it.
 FLOORS = [
-    {"tree"},
+    {"tree", "files"},
     {"mesh"},
     {"ops"},
     {"models"},

@@ -21,7 +21,7 @@ from clir_jax.evaluation.pictures import (
     plan_picture,
     png_html,
 )
-from clir_jax.evaluation.runs import replacing
+from clir_jax.files import write_text
 
 _KEYS = ("stage", "system", "dataset", "language", "metric", "value")
 _LOWER_IS_BETTER = frozenset({"AER"})
@@ -139,14 +139,16 @@ def write_report(
             f"<details><summary>config.json</summary><pre>{html.escape(text)}</pre></details>",
         ]
     page = run_dir / "report.html"
-    with replacing(page) as file:
-        file.write(
+    write_text(
+        page,
+        (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{html.escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n"
             + "\n".join(sections)
             + "\n</body>\n</html>\n"
-        )
+        ),
+    )
     return page
 
 

@@ -6,13 +6,12 @@ so that close float64 scores are ties to it and to no other. Here a ranking has 
 ``ranked``, and a run is written so that every tool reads that order.
 """
 
-import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TextIO
 
 import numpy as np
+
+from clir_jax.files import write_text
 
 Run = Mapping[str, Sequence[tuple[str, float]]]
 Qrels = Mapping[str, Mapping[str, int]]
@@ -72,16 +71,17 @@ def write_run(path: str | os.PathLike[str], run: Run, tag: str) -> None:
         or ``ranked`` refuses a list.
     """
     _check_word(path, "tag", tag)
-    with replacing(path) as file:
-        for query, documents in run.items():
-            _check_word(path, "query id", query)
-            try:
-                ordered = ranked(documents)
-            except ValueError as error:
-                raise ValueError(f"{path}: in the run of query {query!r}, {error}") from None
-            for rank, (document, score) in enumerate(ordered, start=1):
-                _check_word(path, "document id", document)
-                file.write(f"{query} Q0 {document} {rank} {np.float32(score)!s} {tag}\n")
+    lines: list[str] = []
+    for query, documents in run.items():
+        _check_word(path, "query id", query)
+        try:
+            ordered = ranked(documents)
+        except ValueError as error:
+            raise ValueError(f"{path}: in the run of query {query!r}, {error}") from None
+        for rank, (document, score) in enumerate(ordered, start=1):
+            _check_word(path, "document id", document)
+            lines.append(f"{query} Q0 {document} {rank} {np.float32(score)!s} {tag}\n")
+    write_text(path, "".join(lines))
 
 
 def read_run(path: str | os.PathLike[str]) -> dict[str, list[tuple[str, float]]]:
@@ -158,19 +158,6 @@ def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int]]:
     if not qrels:
         raise ValueError(f"{path}: no judgement in the file; expected query 0 document relevance")
     return qrels
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[TextIO]:
-    """Open a text file that takes its place at ``path`` once it is whole, and only then."""
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
-            yield file
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
+from clir_jax.files import write_json
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.hub import PathLike, State, load_encoder, resolve, save_encoder
 from clir_jax.models.retriever import (
@@ -41,7 +42,7 @@ from clir_jax.models.tokenizer import (
     punctuation_ids,
 )
 from clir_jax.models.vocabulary import grow
-from clir_jax.models.weights import open_weights, write_json, write_weights
+from clir_jax.models.weights import open_weights, write_weights
 
 FILE = "clir_jax.json"
 VERSION = 1

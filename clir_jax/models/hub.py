@@ -14,8 +14,9 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
+from clir_jax.files import write_json
 from clir_jax.models.encoder import Encoder, EncoderConfig
-from clir_jax.models.weights import Weights, open_weights, write_json, write_weights
+from clir_jax.models.weights import Weights, open_weights, write_weights
 
 PathLike = str | os.PathLike[str]
 State = nnx.State[Any, Any]

@@ -17,8 +17,8 @@ from jaxtyping import Int
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
+from clir_jax.files import write_json
 from clir_jax.models.retriever import LateInteraction, RetrieverSpec
-from clir_jax.models.weights import write_json
 
 ROLES = ("cls", "sep", "pad", "unk", "mask")
 # What BERT's and XLM-R's own files leave unsaid: their tokenizer_config.json names no token.

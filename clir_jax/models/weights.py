@@ -13,6 +13,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from clir_jax.files import replacing
+
 _SAFETENSORS, _BIN = "model.safetensors", "pytorch_model.bin"
 
 
@@ -136,35 +138,6 @@ def write_weights(directory: str | os.PathLike[str], tensors: Mapping[str, np.nd
     path = Path(directory) / _SAFETENSORS
     # safetensors writes the memory as it lies: a transposed view would be saved untransposed.
     whole = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    with _replacing(path) as temporary:
-        save_file(whole, temporary, metadata={"format": "pt"})
+    with replacing(path) as unfinished:
+        save_file(whole, unfinished, metadata={"format": "pt"})
     return path
-
-
-def write_json(path: str | os.PathLike[str], content: Any) -> Path:
-    """Write a JSON file, whole or not at all.
-
-    Args:
-      path: the file; its directory is made if it does not exist.
-      content: anything ``json.dumps`` takes.
-
-    Returns:
-      The path.
-    """
-    path = Path(path)
-    with _replacing(path) as temporary:
-        text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-    return path
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` and rename it to ``path`` at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

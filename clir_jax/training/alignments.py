@@ -15,7 +15,7 @@ from clir_jax.config import Run, Stage
 from clir_jax.data.records import Bitext
 from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.evaluation.pictures import Plan
-from clir_jax.evaluation.runs import replacing
+from clir_jax.files import write_text
 from clir_jax.mesh import row_shards
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.requests import Embeddings, EncodeQuery
@@ -46,9 +46,7 @@ def draw(run: Run, stage: Stage, directory: Path, mesh: Mesh, student: Any, teac
             title = f"{stage.name}: student in rows, teacher in columns"
             plan = _plan(task.objective, title, pair, mesh, student, teachers["teacher"])
             text = json.dumps(dataclasses.asdict(plan) | {"plan": np.asarray(plan.plan).tolist()})
-            directory.mkdir(parents=True, exist_ok=True)
-            with replacing(directory / FILE) as file:
-                file.write(text)
+            write_text(directory / FILE, text)
             return
 
 

@@ -14,6 +14,7 @@ from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.evaluation.metrics import metric_name
 from clir_jax.evaluation.retrieval import Measured, TextEncoder, measure, measure_bm25
 from clir_jax.evaluation.runs import write_run
+from clir_jax.files import write_json
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.training.logging import StageLog
 
@@ -143,10 +144,7 @@ class StageEvaluation:
 
     def _write(self, label: str, rows: list[dict[str, Any]]) -> None:
         if jax.process_index() == 0:
-            text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-            part = self._file(label).with_suffix(".part")
-            part.write_text(text, encoding="utf-8")
-            part.replace(self._file(label))
+            write_json(self._file(label), rows)
 
     def _file(self, label: str) -> Path:
         return self._directory / f"{label}.json"

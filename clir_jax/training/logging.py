@@ -18,6 +18,7 @@ from rich.progress import (
 )
 
 from clir_jax.data.reading import Report
+from clir_jax.files import write_text
 
 # Plain output goes to files and continuous-integration logs, where a line every step is noise.
 _PLAIN_SECONDS = 10.0
@@ -191,9 +192,7 @@ def _cut(path: Path, start: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     # A kill may have cut the last line.
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(kept), encoding="utf-8")
-    part.replace(path)
+    write_text(path, "".join(kept))
 
 
 def _minutes(seconds: float) -> str:

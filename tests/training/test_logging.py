@@ -156,7 +156,7 @@ def test_a_kill_while_the_rows_are_cut_loses_none(tmp_path, monkeypatch):
     def killed(self, target):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(type(tmp_path), "replace", killed)
+    monkeypatch.setattr("clir_jax.files.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         StageLog(tmp_path, TITLE, 10, 2, _console())
     assert (tmp_path / "metrics.jsonl").read_bytes() == before

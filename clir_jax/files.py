@@ -1,0 +1,56 @@
+"""Files that are whole or not there: what a kill interrupts is never taken for the real thing."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def part_of(path: Path) -> Path:
+    """Where ``path`` is written until it is whole."""
+    return path.with_name(path.name + ".part")
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a place beside ``path`` to write a file to, and move it to ``path`` at the end.
+
+    After an error nothing has changed; after a kill the next attempt writes over the remains.
+
+    Args:
+      path: the file; its directory is made if it does not exist.
+
+    Yields:
+      Where to write.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = part_of(path)
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a UTF-8 file with ``\\n`` line ends, whole or not at all."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write a JSON file that people can read, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def copy_directory(source: Path, target: Path) -> None:
+    """Copy a directory over another, whole or not at all."""
+    unfinished = part_of(target)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(source, unfinished)
+    shutil.rmtree(target, ignore_errors=True)
+    unfinished.rename(target)
