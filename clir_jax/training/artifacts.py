@@ -19,7 +19,6 @@ from jax.sharding import Mesh
 from clir_jax import config_files
 from clir_jax.config import Artifact, Collection, FromStage, Run, Source, Stage, Work
 from clir_jax.data.collections import Collection as OpenedCollection
-from clir_jax.data.opened import RankingRecords
 from clir_jax.data.rankings import RankingJSONL
 from clir_jax.data.reading import DataError, find_files
 from clir_jax.data.records import Ranking, Records
