@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, Union
 
 
@@ -59,6 +59,33 @@ def walk(node: Any) -> Iterator[Any]:
     if isinstance(node, Mapping | tuple):
         for member in members:
             yield from walk(member)
+
+
+def mapped(node: Any, change: Callable[[Any], Any]) -> Any:
+    """A configuration with every dataclass in it that ``change`` replaces; outer ones first.
+
+    Args:
+      node: a dataclass, a mapping, a tuple or a plain value.
+      change: gives another value, in which nothing is looked for, or the same.
+
+    Returns:
+      The same object where nothing in it has changed.
+    """
+    if isinstance(node, Mapping):
+        members = {key: mapped(member, change) for key, member in node.items()}
+        return members if any(members[key] is not node[key] for key in node) else node
+    if isinstance(node, tuple):
+        listed = tuple(mapped(member, change) for member in node)
+        return listed if any(a is not b for a, b in zip(listed, node, strict=True)) else node
+    if not dataclasses.is_dataclass(node) or isinstance(node, type):
+        return node
+    changed = change(node)
+    if changed is not node:
+        return changed
+    fields = {f.name: getattr(node, f.name) for f in dataclasses.fields(node) if f.init}
+    values = {name: mapped(value, change) for name, value in fields.items()}
+    different = {name: value for name, value in values.items() if value is not fields[name]}
+    return dataclasses.replace(node, **different) if different else node
 
 
 def options(hint: Any) -> tuple[Any, ...]:

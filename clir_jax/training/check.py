@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +12,17 @@ from etils import epath
 from jax.sharding import Mesh
 from rich.console import Console
 
-from clir_jax.config import FromStage, ReplaceVocabulary, Run, Scratch, Stage
+from clir_jax.config import FromStage, ReplaceVocabulary, Rounds, Run, Scratch, Stage, Work
 from clir_jax.config_files import ConfigError
-from clir_jax.config_types import walk
-from clir_jax.data.rankings import Beir
+from clir_jax.config_types import mapped, walk
 from clir_jax.data.reading import DataError, find_files
 from clir_jax.mesh import make_mesh, shardings
 from clir_jax.models import formats, hub
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.objectives.base import facts_of
 from clir_jax.training.optimizer import make_optimizer
+from clir_jax.training.positions import Position, positions
 from clir_jax.training.supported import refuse_unsupported
-
-# The fields of sources and collections that name files.
-_PATH_FIELDS = ("path", "corpus", "queries", "qrels", "distractors")
 
 
 def check(run: Run, *, data_required: bool) -> int:
@@ -46,24 +44,47 @@ def check(run: Run, *, data_required: bool) -> int:
     mesh = make_mesh(devices=jax.devices()[:1])
     encoders: dict[str, EncoderConfig] = {}
     resized: set[str] = set()
-    for stage in run.training_stages():
+    for position in positions(run):
+        if position.round > 1:
+            continue
+        if not isinstance(position.item, Stage):
+            console.print(f"{position.label}: {type(position.item).__name__}")
+            continue
+        stage = _first_round(position, encoders)
         encoders[stage.name] = _encoder(stage, encoders)
         before = isinstance(stage.init, FromStage) and stage.init.stage in resized
         if before or isinstance(stage.vocabulary, ReplaceVocabulary):
             resized.add(stage.name)
         parameters = _build(stage, run, encoders, mesh)
         console.print(
-            f"{stage.name}: {type(stage.model).__name__}, {parameters / 1e6:.1f} M parameters"
+            f"{position.label}: {type(stage.model).__name__}, {parameters / 1e6:.1f} M parameters"
             f"{' before its vocabulary is replaced' if stage.name in resized else ''}, "
             f"{stage.steps} steps of "
             + ", ".join(f"{task.title} ({task.batch_size})" for task in stage.tasks)
         )
-    missing = [path for stage in run.training_stages() for path in _missing(stage, run.data_root)]
+    for group in run.stages:
+        if isinstance(group, Rounds):
+            names = ", ".join(item.name for item in group.stages)
+            console.print(f"{group.name}: {group.count} rounds of {names}")
+    missing = [path for step in run.flat() for path in _missing(step, run.data_root)]
     for path in dict.fromkeys(missing):
         console.print(f"missing: {path}")
     if missing:
         console.print("set data_root to the directory that holds these, as in --set data_root=DIR")
     return 1 if missing and data_required else 0
+
+
+def _first_round(position: Position, earlier: Mapping[str, EncoderConfig]) -> Stage:
+    """The stage with the models in it that its rounds start with, where they come to it first."""
+
+    def known(part: Any) -> Any:
+        while isinstance(part, FromStage) and part.stage not in earlier:
+            assert position.group is not None  # Run has checked it.
+            part = position.group.start[part.stage]
+        return part
+
+    stage: Stage = mapped(position.item, known)
+    return stage
 
 
 def _build(stage: Stage, run: Run, encoders: Mapping[str, EncoderConfig], mesh: Mesh) -> int:
@@ -127,17 +148,15 @@ def _encoder(stage: Stage, earlier: Mapping[str, EncoderConfig]) -> EncoderConfi
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _missing(stage: Stage, data_root: str) -> Iterator[str]:
+def _missing(stage: Stage | Work, data_root: str) -> Iterator[str]:
     """The paths of data below a stage at which there is no file."""
     for node in walk(stage):
-        fields = vars(node)
-        paths = [fields[name] for name in _PATH_FIELDS if name in fields]
-        if isinstance(node, Beir):
-            paths += node.translations.values()
+        # What reads no files, but an id or a name, has no such method.
+        paths = list(node.files()) if hasattr(node, "files") else []
         if isinstance(node, ReplaceVocabulary) and node.tokenizer.endswith(".txt"):
             paths += [] if Path(node.tokenizer).is_file() else [node.tokenizer]
         for path in paths:
-            if isinstance(path, str) and not _found(data_root, path):
+            if not _found(data_root, path):
                 yield str(epath.Path(data_root) / path)
 
 

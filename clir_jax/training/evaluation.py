@@ -16,6 +16,7 @@ from clir_jax.evaluation.retrieval import Measured, TextEncoder, measure, measur
 from clir_jax.evaluation.runs import write_run
 from clir_jax.files import write_json
 from clir_jax.models.formats import LoadedRetriever
+from clir_jax.training.build import StageParts
 from clir_jax.training.logging import StageLog
 
 _BASELINES = "baselines"
@@ -27,10 +28,10 @@ class StageEvaluation:
     Args:
       run: the run, for its data root.
       stage: the stage.
+      label: its name in rows of the summary.
       directory: of the stage; results go to its ``evaluation/``.
       mesh: the mesh.
-      student: the model in training; its parameters are given with each call.
-      teachers: by name, their parameters on the mesh.
+      parts: the stage's models; the student's parameters are given with each call.
       log: where figures are told.
     """
 
@@ -38,14 +39,14 @@ class StageEvaluation:
         self,
         run: Run,
         stage: Stage,
+        label: str,
         directory: Path,
         mesh: Mesh,
-        student: LoadedRetriever,
-        teachers: Mapping[str, LoadedRetriever],
+        parts: StageParts,
         log: StageLog,
     ) -> None:
-        self._stage, self._mesh, self._log = stage, mesh, log
-        self._student, self._teachers = student, teachers
+        self._stage, self._label, self._mesh, self._log = stage, label, mesh, log
+        self._student, self._teachers = parts.student, parts.teachers
         self._directory = directory / "evaluation"
         if stage.evaluate is not None:
             self._evaluate: Evaluate = stage.evaluate
@@ -55,7 +56,7 @@ class StageEvaluation:
                 for name, collection in stage.evaluate.collections.items()
             }
             for name, opened in self._collections.items():
-                log.opened(f"{stage.name}: evaluation of {name}", opened.report)
+                log.opened(f"{label}: evaluation of {name}", opened.report)
 
     def baselines(self, params: Any) -> None:
         """Measure the systems to compare with, once; a resumed stage finds them on file."""
@@ -122,7 +123,7 @@ class StageEvaluation:
     def _rows(self, system: str, measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
         return [
             {
-                "stage": self._stage.name,
+                "stage": self._label,
                 "system": system,
                 "dataset": name,
                 "language": self._collections[name].language,
@@ -136,7 +137,7 @@ class StageEvaluation:
     def _sentence(self, system: str, measured: Mapping[str, Measured]) -> str:
         metric = metric_name(self._evaluate.metrics[0])
         figures = "  ".join(f"{name} {m.values[metric]:.3f}" for name, m in measured.items())
-        return f"{self._stage.name}: {system}  {metric}  {figures}"
+        return f"{self._label}: {system}  {metric}  {figures}"
 
     def _write_run(self, label: str, run: Any, tag: str) -> None:
         if jax.process_index() == 0:

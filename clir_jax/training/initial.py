@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from clir_jax.config import (
     Collection,
-    FromStage,
     Model,
     ReplaceVocabulary,
     Run,
@@ -22,6 +22,7 @@ from clir_jax.config import (
 )
 from clir_jax.data.collections import Collection as OpenedCollection
 from clir_jax.data.records import Bitext, Ranking
+from clir_jax.mesh import shardings
 from clir_jax.models import formats, hub
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.retriever import LateInteraction, Retriever
@@ -29,22 +30,13 @@ from clir_jax.models.tokenizer import TextTokenizer, add_markers, load_tokenizer
 from clir_jax.models.vocabulary import train_wordpiece, transplant, trim
 from clir_jax.tree import paths
 
-BEST, LAST = "model", "last"
 
-
-def stage_directory(run: Run, run_dir: Path, name: str) -> Path:
-    """Where a stage keeps its files: ``stages/02-distil``."""
-    place = [step.name for step in run.flat()].index(name) + 1
-    return run_dir / "stages" / f"{place:02d}-{name}"
-
-
-def initial_retriever(run: Run, stage: Stage, run_dir: Path) -> LoadedRetriever:
+def initial_retriever(run: Run, stage: Stage) -> LoadedRetriever:
     """Make the model that ``stage`` starts from; the same one every time it is called.
 
     Args:
       run: the run, for its seed and data root.
-      stage: the stage.
-      run_dir: where earlier stages left their models.
+      stage: the stage, bound: it names no earlier one.
 
     Returns:
       The retriever, with the stage's specification and dtype.
@@ -55,27 +47,20 @@ def initial_retriever(run: Run, stage: Stage, run_dir: Path) -> LoadedRetriever:
     if isinstance(stage.init, Scratch):
         loaded = _from_scratch(run, stage, stage.init)
     else:
-        loaded = load_model(run, stage.init, run_dir, stage.model, seed=run.seed, dtype=stage.dtype)
+        assert isinstance(stage.init, str)  # It is bound.
+        loaded = load_model(stage.init, stage.model, seed=run.seed, dtype=stage.dtype)
     if isinstance(stage.vocabulary, ReplaceVocabulary):
         loaded = _with_vocabulary(run, stage.vocabulary, loaded)
     return loaded
 
 
 def load_model(
-    run: Run,
-    name: str | FromStage,
-    run_dir: Path,
-    spec: Model | None = None,
-    *,
-    seed: int = 0,
-    dtype: str = "float32",
+    name: str, spec: Model | None = None, *, seed: int = 0, dtype: str = "float32"
 ) -> LoadedRetriever:
     """Load a retriever by what a configuration calls it.
 
     Args:
-      run: the run.
-      name: an earlier stage, a directory or a hub name.
-      run_dir: where stages are.
+      name: a directory or a hub name.
       spec: what it is to be; None takes what it was saved as, and then it must be a retriever.
       seed: of parameters that a plain encoder lacks.
       dtype: of its arithmetic.
@@ -86,25 +71,19 @@ def load_model(
     Raises:
       ValueError: if the saved retriever has other parameters than ``spec`` describes.
     """
-    if isinstance(name, FromStage):
-        folder = BEST if name.which == "best" else LAST
-        directory: str | Path = stage_directory(run, run_dir, name.stage) / folder
-    else:
-        directory = hub.resolve(name)
-    if spec is not None and not (Path(directory) / formats.FILE).is_file():
+    directory = hub.resolve(name)
+    if spec is not None and not (directory / formats.FILE).is_file():
         return formats.start_retriever(directory, spec, seed=seed, dtype=dtype)
     loaded = formats.load_retriever(directory, dtype=dtype)
-    return loaded if spec is None else _with_spec(loaded, spec, str(name))
+    return loaded if spec is None else _with_spec(loaded, spec, name)
 
 
-def load_teacher(run: Run, stage: Stage, name: str | FromStage, run_dir: Path) -> LoadedRetriever:
+def load_teacher(stage: Stage, name: str) -> LoadedRetriever:
     """Load a teacher of ``stage``.
 
     Args:
-      run: the run.
       stage: the stage; a plain encoder is read as its ``model``.
-      name: an earlier stage, a directory or a hub name.
-      run_dir: where stages are.
+      name: a directory or a hub name.
 
     Returns:
       The retriever, with the stage's dtype.
@@ -112,8 +91,8 @@ def load_teacher(run: Run, stage: Stage, name: str | FromStage, run_dir: Path) -
     Raises:
       ValueError: if a plain encoder would need parameters that nobody has trained.
     """
-    if isinstance(name, FromStage) or (hub.resolve(name) / formats.FILE).is_file():
-        return load_model(run, name, run_dir, dtype=stage.dtype)
+    if (hub.resolve(name) / formats.FILE).is_file():
+        return load_model(name, dtype=stage.dtype)
     spec = stage.model
     if isinstance(spec, LateInteraction):
         trained = spec.dimension is None and not (spec.query_marker or spec.passage_marker)
@@ -125,7 +104,13 @@ def load_teacher(run: Run, stage: Stage, name: str | FromStage, run_dir: Path) -
             "projection or markers that nobody has trained; train it in an earlier stage and name "
             "that"
         )
-    return load_model(run, name, run_dir, spec, dtype=stage.dtype)
+    return load_model(name, spec, dtype=stage.dtype)
+
+
+def on_mesh(loaded: LoadedRetriever, mesh: Mesh) -> LoadedRetriever:
+    """The same retriever with its parameters on the devices of a mesh."""
+    params = jax.device_put(loaded.params, shardings(loaded.params, mesh))
+    return dataclasses.replace(loaded, params=params)
 
 
 def texts_of(origin: Source | Collection, data_root: str) -> Iterator[str]:

@@ -185,6 +185,66 @@ class StageLog:
         )
 
 
+class WorkLog:
+    """The log of one work: lines, and a bar or now and then a line with an ETA.
+
+    Args:
+      title: shown before the bar, ``stage 2/3 mined`` for instance.
+      console: where people read.
+      clock: seconds; tests bring their own.
+    """
+
+    def __init__(
+        self, title: str, console: Console, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._title, self._console, self._clock = title, console, clock
+        self._began = self._printed = clock()
+        self._start: int | None = None
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> "WorkLog":
+        if self._console.is_terminal and jax.process_index() == 0:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._bar.add_task(self._title, total=None)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line of its own."""
+        if jax.process_index() == 0:
+            self._console.print(f"{self._title}  {text}", markup=False)
+
+    def progress(self, done: int, total: int) -> None:
+        """Tell how far the work is; an earlier attempt may have done a part."""
+        if self._start is None:
+            self._start = done
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total)
+            return
+        now = self._clock()
+        if now - self._printed >= _PLAIN_SECONDS:
+            self._printed = now
+            left = (now - self._began) / max(1, done - self._start) * (total - done)
+            self.say(f"{done:,}/{total:,}  {_minutes(now - self._began)}  ETA {_minutes(left)}")
+
+
 def _cut(path: Path, start: int) -> None:
     """Drop the rows after ``start``; a kill on the way leaves the file as it was."""
     if not path.exists():

@@ -1,43 +1,42 @@
-"""A run, stage by stage: build, resume, train, evaluate, save.
+"""A run from its first stage to its report: build, resume, train, evaluate, save.
 
 ``train`` reads top to bottom as what happens. Killed anywhere and called again, it goes on from the
-last checkpoint to the same weights: batches, dropout and schedules are functions of the step.
+last checkpoint to the same weights: batches, dropout and schedules are functions of the step, and
+what evaluations have decided is in the checkpoint.
 """
 
 import dataclasses
 import json
 import math
-import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import grain
 import jax
 import jax.numpy as jnp
-import optax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 from rich.console import Console
 
-from clir_jax import config_files
 from clir_jax.config import FromStage, Run, Stage
-from clir_jax.config_files import ConfigError
-from clir_jax.data.pipeline import task_dataset
-from clir_jax.data.reading import Report
-from clir_jax.data.tokenization import RequestTokenizer
+from clir_jax.config_types import walk
 from clir_jax.evaluation.report import write_report
-from clir_jax.mesh import make_mesh, put_rows, row_shards, shardings
-from clir_jax.models.formats import LoadedRetriever, save_retriever
-from clir_jax.objectives.base import Batch, facts_of
+from clir_jax.files import copy_directory, write_json
+from clir_jax.mesh import make_mesh, put_rows, row_shards
+from clir_jax.models.formats import save_retriever
+from clir_jax.objectives.base import Batch
 from clir_jax.training import alignments
+from clir_jax.training.build import StageParts, build_stage
 from clir_jax.training.checkpoint import Checkpoints
+from clir_jax.training.claim import claim
+from clir_jax.training.control import Control
 from clir_jax.training.evaluation import StageEvaluation
-from clir_jax.training.initial import BEST, LAST, initial_retriever, load_teacher, stage_directory
 from clir_jax.training.logging import StageLog
-from clir_jax.training.optimizer import make_optimizer
-from clir_jax.training.step import Chunking, StepTask, TrainState, make_train_step
+from clir_jax.training.positions import BEST, LAST, Itinerary, Position
+from clir_jax.training.step import TrainState
 from clir_jax.training.supported import refuse_unsupported
+from clir_jax.training.workplaces import Works
 from clir_jax.tree import paths
 
 _READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
@@ -65,184 +64,155 @@ def train(run: Run, run_dir: str | Path, console: Console | None = None) -> list
     """
     mesh = make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
     refuse_unsupported(run, row_shards(mesh))
-    directory = Path(run_dir)
-    _claim(run, directory)
-    stages = run.training_stages()
+    console = console or Console(highlight=False, soft_wrap=True)
+    itinerary = Itinerary(run, Path(run_dir))
+    changed = claim(itinerary)
+    if changed is not None:
+        console.print(f"{changed} has changed since the last attempt", markup=False)
+    works = Works(itinerary, mesh, console)
     rows: list[dict[str, Any]] = []
-    for number, stage in enumerate(stages, start=1):
-        done = stage_directory(run, directory, stage.name) / "summary.json"
-        if done.exists():
-            rows += json.loads(done.read_text(encoding="utf-8"))
-            continue
-        title = f"stage {number}/{len(stages)} {stage.name}"
+    last: Path | None = None
+    for number, position in enumerate(itinerary.positions, start=1):
+        title = f"stage {number}/{len(itinerary.positions)} {position.label}"
         with jax.set_mesh(mesh):
-            own = _StageRun(run, stage, directory, mesh, title, console).train()
-        _write(done, _json(own))
-        rows += own
-    if jax.process_index() == 0:
-        last = stage_directory(run, directory, stages[-1].name)
-        _copy_directory(last / BEST, directory / "model")
-        _write(directory / "summary.json", _json(rows))
-        write_report(directory, alignments.read(directory))
+            if not isinstance(position.item, Stage):
+                works.carry_out(position, title)
+                continue
+            rows += _carry_out(itinerary, position, works, mesh, title, console)
+        last = itinerary.directory(position)
+    if jax.process_index() == 0 and last is not None:
+        copy_directory(last / BEST, itinerary.run_dir / "model")
+        write_json(itinerary.run_dir / "summary.json", rows)
+        write_report(itinerary.run_dir, alignments.read(itinerary.run_dir))
     return rows
 
 
+def _carry_out(
+    itinerary: Itinerary,
+    position: Position,
+    works: Works,
+    mesh: Mesh,
+    title: str,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """Train a stage, or read what it measured when it was trained."""
+    done = itinerary.directory(position) / "summary.json"
+    if done.exists():
+        rows: list[dict[str, Any]] = json.loads(done.read_text(encoding="utf-8"))
+        return rows
+    works.check_unchanged(position)
+    run = dataclasses.replace(itinerary.run, seed=itinerary.seed(position))
+    stage = itinerary.bound(position, position.item)
+    stored = {name: itinerary.directory(at) for name, (at, _) in itinerary.stored(position).items()}
+    kept = _keeps_last(itinerary.run, stage.name)
+    rows = _StageRun(
+        run, stage, position.label, itinerary.directory(position), mesh, title, console
+    ).train(*build_stage(run, stage, mesh, stored), kept)
+    if jax.process_index() == 0:
+        write_json(done, rows)
+    return rows
+
+
+def _keeps_last(run: Run, name: str) -> bool:
+    """Whether something asks for the last parameters of a stage, and not the best."""
+    return any(node == FromStage(name, "last") for node in walk(run))
+
+
 class _StageRun:
-    """One stage of a run: what ``train`` needs is built here, once."""
+    """The training of one stage."""
 
     def __init__(
-        self, run: Run, stage: Stage, run_dir: Path, mesh: Mesh, title: str, console: Console | None
+        self,
+        run: Run,
+        stage: Stage,
+        label: str,
+        directory: Path,
+        mesh: Mesh,
+        title: str,
+        console: Console,
     ) -> None:
-        self.run, self.stage, self.run_dir, self.mesh = run, stage, run_dir, mesh
-        self.title, self.console = title, console
-        self.directory = stage_directory(run, run_dir, stage.name)
-        self.student = initial_retriever(run, stage, run_dir)
-        named = {name: n for task in stage.tasks for name, n in task.teachers.items()}
-        self.teachers = {name: self._teacher(n) for name, n in named.items()}
-        self._check_tasks()
-        self.reports: dict[str, Report] = {}
-        self.datasets = self._open_data()
+        self.run, self.stage, self.label, self.directory = run, stage, label, directory
+        self.mesh, self.title, self.console = mesh, title, console
 
-    def train(self) -> list[dict[str, Any]]:
-        """Train to the stage's last step and return its rows of the summary."""
-        stage, params = self.stage, self.student.params
-        optimizer = make_optimizer(stage.optimizer, stage.steps, params)
-        target = self._target(optimizer)
-        # From here on the parameters are the state's, whose arrays each step takes over.
-        self.student = dataclasses.replace(self.student, params=target.params)
-        step = self._compiled(optimizer, target)
-        teachers = {name: teacher.params for name, teacher in self.teachers.items()}
+    def train(
+        self, parts: StageParts, begin: Callable[[], TrainState], keep_last: bool
+    ) -> list[dict[str, Any]]:
+        """Train to the stage's end and return its rows of the summary."""
+        stage = self.stage
         with Checkpoints(self.directory / "checkpoints") as checkpoints:
-            start = checkpoints.latest or 0
+            start, control = checkpoints.latest or 0, Control()
             if start:
-                state, _ = checkpoints.restore(start, target)
+                state, about = checkpoints.restore(start, parts.target)
+                control = Control.from_json(about)
             else:
-                state = self._begin(optimizer, params, target)
-            del params
+                state = begin()
+            del begin
             with StageLog(self.directory, self.title, stage.steps, start, self.console) as log:
-                for what, report in self.reports.items():
+                for what, report in parts.reports.items():
                     log.opened(what, report)
                 evaluation = StageEvaluation(
-                    self.run, stage, self.directory, self.mesh, self.student, self.teachers, log
+                    self.run, stage, self.label, self.directory, self.mesh, parts, log
                 )
                 # Nothing was trained yet, or it was and the baselines are on file.
-                evaluation.baselines(state.params)
+                evaluation.baselines(state.result)
                 log.begin()
                 window: list[Mapping[str, jax.Array]] = []
-                for number, batches in self._batches(start):
-                    state, metrics = step(state, teachers, batches)
+                done, clock = start, _Clock(stage)
+                for number, batches in self._batches(parts, start):
+                    if control.stopped:
+                        break
+                    state, metrics = parts.step(state, batches)
                     window.append(metrics)
                     done = number + 1
-                    due = self._due(done)
-                    if done % stage.log_every == 0 or any(due):
+                    evaluating, saving = self._due(done, clock)
+                    if done % stage.log_every == 0 or evaluating or saving:
                         self._log(log, done, window, checkpoints)
                         window = []
-                    if any(due):
-                        self._check_state(done, state, metrics, checkpoints)
-                    selection = evaluation.measure(done, state.params) if due[0] else None
-                    if any(due):
-                        checkpoints.save(done, state, {}, selection)
-            return self._finish(checkpoints, evaluation, state, target)
+                    if not (evaluating or saving):
+                        continue
+                    self._check_state(done, state, metrics, checkpoints)
+                    selection = None
+                    if evaluating:
+                        selection = evaluation.measure(done, state.result)
+                        state, control = self._decide(done, state, control, selection, log)
+                        clock.restart()
+                    checkpoints.save(done, state, control.to_json(), selection)
+            return self._finish(parts, checkpoints, evaluation, state, done, keep_last)
 
-    def _teacher(self, name: str | FromStage) -> LoadedRetriever:
-        loaded = load_teacher(self.run, self.stage, name, self.run_dir)
-        places = shardings(loaded.params, self.mesh)
-        return dataclasses.replace(loaded, params=jax.device_put(loaded.params, places))
-
-    def _target(self, optimizer: optax.GradientTransformation) -> TrainState:
-        """The train state without its arrays: shapes, dtypes and places on the mesh."""
-
-        def begin(params: Any) -> TrainState:
-            return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
-
-        abstract = jax.eval_shape(begin, self.student.params)
-        target: TrainState = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            abstract,
-            shardings(abstract, self.mesh),
-        )
-        return target
-
-    def _begin(
-        self, optimizer: optax.GradientTransformation, params: Any, target: TrainState
-    ) -> TrainState:
-        """The train state before the first step."""
-        places = jax.tree.map(lambda leaf: leaf.sharding, target)
-        params = jax.device_put(params, places.params)
-        opt = jax.jit(optimizer.init, out_shardings=places.opt)(params)
-        return TrainState(params, opt, jax.device_put(jnp.zeros((), jnp.int32), places.step))
-
-    def _compiled(self, optimizer: optax.GradientTransformation, target: TrainState) -> Any:
-        """The step, compiled when it is first called, and only then."""
-        stage = self.stage
-        step = make_train_step(
-            self.student.graphdef,
-            {name: teacher.graphdef for name, teacher in self.teachers.items()},
-            {task.title: StepTask(task.objective, task.weight) for task in stage.tasks},
-            optimizer,
-            seed=self.run.seed,
-            chunking=Chunking(stage.tokens_per_chunk, stage.encode),
-        )
-        # Pinned: left to itself the compiler returns other shardings than it took, and the second
-        # step compiles again.
-        places = jax.tree.map(lambda leaf: leaf.sharding, target)
-        whole = NamedSharding(self.mesh, P())
-        return jax.jit(step, donate_argnums=0, out_shardings=(places, whole))
-
-    def _check_tasks(self) -> None:
-        facts = {
-            name: facts_of(model.spec, model.encoder_config)
-            for name, model in {"student": self.student, **self.teachers}.items()
-        }
-        for task in self.stage.tasks:
-            try:
-                task.objective.check(
-                    facts["student"], {name: facts[name] for name in task.teachers}
-                )
-            except ValueError as error:
-                where = f"stages.{self.stage.name}.tasks.{task.title}"
-                raise ConfigError(f"{where}: {error}") from error
-
-    def _open_data(self) -> dict[str, grain.MapDataset[Batch]]:
-        """Each task's batches by step."""
-        tokenizers = {
-            name: RequestTokenizer(model.tokenizer, model.spec, skiplist=model.skiplist)
-            for name, model in {"student": self.student, **self.teachers}.items()
-        }
-        datasets = {}
-        for place, task in enumerate(self.stage.tasks):
-            sources = {
-                name: source.open(self.run.data_root) for name, source in task.sources.items()
-            }
-            for name, records in sources.items():
-                self.reports[f"{self.stage.name}: {task.title}: {name}"] = records.report
-            datasets[task.title] = task_dataset(
-                task.objective.student,
-                task.objective.teacher,
-                sources,
-                tokenizers,
-                batch_size=task.batch_size,
-                seed=self.run.seed + place,
-                rank=jax.process_index(),
-                world=jax.process_count(),
-                passages=task.passages,
-                token_labels=task.objective.token_labels,
-            ).map(lambda members: Batch(**members))
-        return datasets
-
-    def _batches(self, start: int) -> Any:
+    def _batches(self, parts: StageParts, start: int) -> Iterator[tuple[int, dict[str, Batch]]]:
         """Step numbers and batches on the devices, read ahead by threads."""
+        datasets = parts.datasets
         steps = grain.MapDataset.range(start, self.stage.steps).map(
-            lambda step: (step, {name: dataset[step] for name, dataset in self.datasets.items()})
+            lambda step: (step, {name: dataset[step] for name, dataset in datasets.items()})
         )
         for step, batches in steps.to_iter_dataset(_READ_AHEAD):
             yield step, put_rows(batches, self.mesh)
 
-    def _due(self, done: int) -> tuple[bool, bool]:
+    def _due(self, done: int, clock: "_Clock") -> tuple[bool, bool]:
         """Whether to evaluate, and whether to save for another reason, after ``done`` steps."""
         evaluate, end = self.stage.evaluate, done == self.stage.steps
-        now = evaluate is not None and (end or (evaluate.every > 0 and done % evaluate.every == 0))
+        now = evaluate is not None and (
+            end or (evaluate.every > 0 and done % evaluate.every == 0) or clock.rings()
+        )
         return now, end or done % self.stage.checkpoint_every == 0
+
+    def _decide(
+        self, done: int, state: TrainState, before: Control, selection: float, log: StageLog
+    ) -> tuple[TrainState, Control]:
+        """What an evaluation changes: the rate on a plateau, and whether to go on."""
+        stage = self.stage
+        control = before.after(selection, stage.stop, stage.on_plateau)
+        if control.rate != before.rate:
+            assert state.rate is not None  # The stage has on_plateau.
+            rate = jax.device_put(jnp.float32(control.rate), state.rate.sharding)
+            state = dataclasses.replace(state, rate=rate)
+            log.say(f"{self.label}: the learning rate is x {control.rate:g} after step {done}")
+        if control.stopped and done < stage.steps:
+            log.say(
+                f"{self.label}: stopped after step {done} of {stage.steps}: {control.stale} "
+                f"evaluations were no better than {control.best:.4f}"
+            )
+        return state, control
 
     def _log(
         self,
@@ -292,89 +262,54 @@ class _StageRun:
 
     def _finish(
         self,
+        parts: StageParts,
         checkpoints: Checkpoints,
         evaluation: StageEvaluation,
         state: TrainState,
-        target: TrainState,
+        done: int,
+        keep_last: bool,
     ) -> list[dict[str, Any]]:
         """Save the models that are wanted, and measure the best."""
         checkpoints.wait()
-        if FromStage(self.stage.name, "last") in self._wanted():
-            self._save_model(LAST, state.params)
+        if keep_last:
+            self._save_model(LAST, parts, state)
         best = checkpoints.best
-        if best is not None and best != self.stage.steps:
-            state, _ = checkpoints.restore(best, target)
-        self._save_model(BEST, state.params)
-        trained = dataclasses.replace(self.student, params=state.params)
+        if best is not None and best != done:
+            state, _ = checkpoints.restore(best, parts.target)
+        self._save_model(BEST, parts, state)
+        trained = dataclasses.replace(parts.student, params=state.result)
         folder = self.directory / "evaluation"
-        alignments.draw(self.run, self.stage, folder, self.mesh, trained, self.teachers)
-        return evaluation.rows(best if best is not None else self.stage.steps)
+        alignments.draw(self.run, self.stage, folder, self.mesh, trained, parts.teachers)
+        return evaluation.rows(best if best is not None else done)
 
-    def _wanted(self) -> list[Any]:
-        stages = self.run.training_stages()
-        return [
-            n for s in stages for n in (s.init, *(t for k in s.tasks for t in k.teachers.values()))
-        ]
-
-    def _save_model(self, folder: str, params: Any) -> None:
-        model = self.student
+    def _save_model(self, folder: str, parts: StageParts, state: TrainState) -> None:
+        model = parts.student
         save_retriever(
             self.directory / folder,
             model.spec,
             model.encoder_config,
-            params,
+            state.result,
             model.tokenizer,
             model.skiplist,
         )
 
 
+class _Clock:
+    """Rings when it is time for an evaluation that goes by seconds."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._seconds = None if stage.evaluate is None else stage.evaluate.every_seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now."""
+        self._began = time.monotonic()
+
+    def rings(self) -> bool:
+        """Whether the time has passed."""
+        return self._seconds is not None and time.monotonic() - self._began >= self._seconds
+
+
 @jax.jit
 def _finite(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
-
-
-def _claim(run: Run, directory: Path) -> None:
-    """Make the run directory, or refuse one that holds another configuration."""
-    file, text = directory / "config.json", config_files.to_json(run)
-    if file.exists():
-        there = file.read_text(encoding="utf-8")
-        if there != text:
-            key = config_files.first_difference(json.loads(there), json.loads(text))
-            raise ConfigError(
-                f"--run-dir {directory}: it holds a run with another {key}; choose another "
-                "directory, or give the configuration that it was started with"
-            )
-        return
-    # Of another process, or of a kill before the file was complete.
-    ours = {file, _part(file)}
-    if directory.is_dir() and not ours.issuperset(directory.iterdir()):
-        raise ConfigError(
-            f"--run-dir {directory}: it holds files but no config.json, so it is no run; choose "
-            "another directory"
-        )
-    directory.mkdir(parents=True, exist_ok=True)
-    _write(file, text)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all; the first process does."""
-    if jax.process_index() == 0:
-        part = _part(path)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
-
-
-def _copy_directory(source: Path, target: Path) -> None:
-    part = _part(target)
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(source, part)
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Array, Float, Int, UInt32
 
 from clir_jax.mesh import row_shards, rowwise
 from clir_jax.models.requests import Output, Request, Tokens, pytree
@@ -28,11 +28,26 @@ Metrics = dict[str, Any]
 
 @pytree
 class TrainState:
-    """What a step changes and a checkpoint holds: parameters, optimizer state, step number."""
+    """What a step changes and a checkpoint holds.
+
+    Args:
+      params: the parameters.
+      opt: the optimizer's state.
+      step: batches seen.
+      average: a moving average of the parameters, where one is kept.
+      rate: what evaluations multiply the learning rate by, where they may.
+    """
 
     params: Any
     opt: Any
     step: Int[Array, ""]
+    average: Any = None
+    rate: Float[Array, ""] | None = None
+
+    @property
+    def result(self) -> Any:
+        """The parameters to evaluate and to save: the average, where one is kept."""
+        return self.params if self.average is None else self.average
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +123,7 @@ def make_train_step(
     *,
     seed: int,
     chunking: Chunking,
+    average: Callable[[Any, Any, Array], Any] | None = None,
 ) -> Callable[[TrainState, Mapping[str, Any], Mapping[str, Batch]], tuple[TrainState, Metrics]]:
     """Build the step of one stage; the caller jits it with the state donated.
 
@@ -118,6 +134,7 @@ def make_train_step(
       optimizer: turns gradients into updates.
       seed: the root of every dropout mask; masks depend on (seed, step) and nothing else.
       chunking: how requests are cut.
+      average: ``(average, parameters, batches seen) -> average``, for states that keep one.
 
     Returns:
       ``step(state, teacher_params, batches) -> (state, metrics)``. Metrics are scalars: ``loss``,
@@ -131,9 +148,15 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         gradient, metrics = loss_and_gradient(state.params, teacher_params, batches, state.step)
         updates, opt = optimizer.update(gradient, state.opt, state.params)
+        if state.rate is not None:
+            rate = state.rate
+            updates = jax.tree.map(lambda update: update * rate.astype(update.dtype), updates)
         params = optax.apply_updates(state.params, updates)
+        done, mean = state.step + 1, state.average
+        if average is not None:
+            mean = average(mean, params, done)
         metrics["grad_norm"] = optax.tree.norm(gradient)
-        return TrainState(params, opt, state.step + 1), metrics
+        return TrainState(params, opt, done, mean, state.rate), metrics
 
     return step
 

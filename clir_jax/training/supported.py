@@ -2,7 +2,7 @@
 
 import jax
 
-from clir_jax.config import FromStage, Run, Stage
+from clir_jax.config import FromStage, Generate, Run, Stage
 from clir_jax.config_files import ConfigError
 
 # Rows of the summary and tokenizers go by these names, besides those of teachers.
@@ -24,15 +24,19 @@ def refuse_unsupported(run: Run, shards: int) -> None:
             f"this run has {jax.process_count()} processes, and this version evaluates on one; "
             "start one process with all devices of the host"
         )
-    for step in run.stages:
-        if not isinstance(step, Stage):
+    for step in run.flat():
+        if isinstance(step, Generate):
             raise ConfigError(
-                f"stages.{step.name} is {type(step).__name__}, which this version does not carry "
-                "out yet; write a plain sequence of Stage"
+                f"stages.{step.name} is Generate, and this version has no query generators; write "
+                "questions of another origin to a file, and read it with RankingJSONL"
             )
     for stage in run.training_stages():
         where = f"stages.{stage.name}"
-        _refuse_options(stage, where)
+        if stage.passage_encoder == "teacher":
+            raise ConfigError(
+                f"{where}.passage_encoder is 'teacher', which this version does not carry out yet; "
+                "set it to 'student'"
+            )
         _refuse_teachers(stage, where)
         for task in stage.tasks:
             if task.batch_size % shards:
@@ -41,19 +45,6 @@ def refuse_unsupported(run: Run, shards: int) -> None:
                     f"{where}.tasks.{task.title}.batch_size is {task.batch_size}, which the mesh's "
                     f"{shards} row shards (data x fsdp) do not divide; set it to {more}"
                 )
-
-
-def _refuse_options(stage: Stage, where: str) -> None:
-    for key, value, instead in (
-        ("stop", stage.stop, "None"),
-        ("on_plateau", stage.on_plateau, "None"),
-        ("passage_encoder", stage.passage_encoder == "teacher" or None, '"student"'),
-    ):
-        if value is not None:
-            raise ConfigError(
-                f"{where}.{key} is {getattr(stage, key)!r}, which this version does not carry out "
-                f"yet; set it to {instead}"
-            )
 
 
 def _refuse_teachers(stage: Stage, where: str) -> None:

@@ -17,10 +17,11 @@ from clir_jax.config import (
     Task,
     TrainVocabulary,
 )
+from clir_jax.data.bitext import BitextTSV
 from clir_jax.data.collections import AtlasRetrieval, Retrieval
 from clir_jax.data.judgements import passage_text
 from clir_jax.data.rankings import TriplesTSV
-from clir_jax.data.sources import BitextTSV, Mixture, TextLines
+from clir_jax.data.sources import Mixture, TextLines
 from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.models import formats
 from clir_jax.models.encoder import EncoderConfig
@@ -29,7 +30,8 @@ from clir_jax.models.requests import EncodePassage
 from clir_jax.models.retriever import Dense, LateInteraction
 from clir_jax.models.tokenizer import ROLES, TextTokenizer, wordpiece
 from clir_jax.objectives.contrastive import InfoNCE
-from clir_jax.training.initial import initial_retriever, load_model, stage_directory, texts_of
+from clir_jax.training.initial import initial_retriever, load_model, texts_of
+from clir_jax.training.positions import Itinerary
 from clir_jax.tree import paths
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -86,7 +88,9 @@ def _run(tmp_path, init, model=LATE, **options):
 
 
 def _initial(run, run_dir):
-    return initial_retriever(run, run.stages[1], run_dir)
+    itinerary = Itinerary(run, run_dir)
+    second = itinerary.positions[1]
+    return initial_retriever(run, itinerary.bound(second, second.item))
 
 
 def _same(told, expected):
@@ -121,7 +125,7 @@ def test_arithmetic_is_of_the_stage_and_parameters_stay_float32(tmp_path):
 def test_from_scratch_the_vocabulary_is_trained_and_weights_follow_the_seed(tmp_path):
     (tmp_path / "text.txt").write_text("The cat sat.\nA dog sat!\nCats and dogs.\n")
     run = _run(tmp_path, "unused")
-    loaded = initial_retriever(run, run.stages[0], tmp_path)
+    loaded = initial_retriever(run, run.stages[0])
     told = paths(loaded.params)
     assert {"[Q] ", "[D] ", "cat"} <= loaded.tokenizer.vocabulary().keys() | {
         token.content for token in loaded.tokenizer.backend.get_added_tokens_decoder().values()
@@ -130,21 +134,19 @@ def test_from_scratch_the_vocabulary_is_trained_and_weights_follow_the_seed(tmp_
     assert loaded.encoder_config.vocab_size == loaded.tokenizer.size
     assert loaded.encoder_config.pad_token_id == loaded.tokenizer.id("pad")
     assert {loaded.tokenizer.backend.token_to_id(c) for c in ".!"} == set(loaded.skiplist)
-    _same(paths(initial_retriever(run, run.stages[0], tmp_path).params), told)
-    other = initial_retriever(dataclasses.replace(run, seed=9), run.stages[0], tmp_path)
+    _same(paths(initial_retriever(run, run.stages[0]).params), told)
+    other = initial_retriever(dataclasses.replace(run, seed=9), run.stages[0])
     assert (paths(other.params)[EMBEDDING] != told[EMBEDDING]).any()
 
 
 @pytest.mark.parametrize(("which", "folder"), [("best", "model"), ("last", "last")])
 def test_from_a_stage_its_best_or_its_last_model(tmp_path, which, folder):
     run = _run(tmp_path, FromStage("first", which))
-    stage = stage_directory(run, tmp_path, "first")
-    assert stage == tmp_path / "stages" / "01-first"
-    assert stage_directory(run, tmp_path, "second") == tmp_path / "stages" / "02-second"
-    saved = {name: _saved(stage / name, seed=n) for n, name in enumerate(("model", "last"))}
+    first = tmp_path / "stages" / "01-first"
+    saved = {name: _saved(first / name, seed=n) for n, name in enumerate(("model", "last"))}
     assert (saved["model"][EMBEDDING] != saved["last"][EMBEDDING]).any()
     _same(paths(_initial(run, tmp_path).params), saved[folder])
-    _same(paths(load_model(run, FromStage("first", which), tmp_path).params), saved[folder])
+    _same(paths(load_model(str(first / folder)).params), saved[folder])
 
 
 def test_a_retriever_may_be_trained_on_with_other_lengths(tmp_path):
@@ -242,7 +244,7 @@ def test_what_does_not_exist_is_named(tmp_path):
 def test_a_teacher_must_be_a_whole_retriever(tmp_path):
     _encoder(tmp_path / "plain")
     with pytest.raises(ValueError, match=r"plain: no clir_jax\.json here"):
-        load_model(_run(tmp_path, "unused"), str(tmp_path / "plain"), tmp_path)
+        load_model(str(tmp_path / "plain"))
 
 
 def test_every_text_of_every_kind_of_data(tmp_path):

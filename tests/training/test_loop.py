@@ -35,10 +35,13 @@ from clir_jax.models.retriever import Dense
 from clir_jax.objectives.contrastive import InfoNCE
 from clir_jax.train import main
 from clir_jax.training import loop
+from clir_jax.training.build import build_stage
 from clir_jax.training.checkpoint import Checkpoints
+from clir_jax.training.claim import claim
+from clir_jax.training.initial import initial_retriever
 from clir_jax.training.logging import StageLog
 from clir_jax.training.loop import TrainingError, train
-from clir_jax.training.optimizer import make_optimizer
+from clir_jax.training.positions import Itinerary
 from clir_jax.tree import paths
 
 RECIPE = str(Path(__file__).with_name("tiny_recipe.py"))
@@ -196,8 +199,11 @@ def test_a_finished_run_is_not_done_again(finished):
     ("change", "key"),
     [
         ("seed=1", "seed"),
-        ("stages.distil.steps=13", r"stages\.1\.steps"),
-        ("stages.teacher.optimizer.learning_rate=0.5", r"stages\.0\.optimizer\.learning_rate"),
+        ("stages.distil.steps=13", r"stages\.distil\.steps"),
+        (
+            "stages.teacher.optimizer.learning_rate=0.5",
+            r"stages\.teacher\.optimizer\.learning_rate",
+        ),
     ],
 )
 def test_a_directory_with_another_configuration_is_refused(finished, change, key):
@@ -253,7 +259,7 @@ def test_one_device_compiles_once_measures_nothing_unasked_and_moves_nothing_fro
 ):
     freeze = Optimizer(learning_rate=0.1, groups=(Group("embeddings", freeze=True),))
     run = _small(tmp_path, optimizer=freeze)
-    begun = paths(loop.initial_retriever(run, run.stages[0], tmp_path).params)
+    begun = paths(initial_retriever(run, run.stages[0]).params)
     with Compilations() as compiled:
         assert train(run, tmp_path / "run", _console()) == []
     assert compiled.names.count("step") == 1
@@ -301,9 +307,9 @@ class Poisoned(InfoNCE):
 def _poisoned_from(step, tmp_path, **options):
     """A run whose first bad step is ``step``, from 2; found by reading the data."""
     run = _small(tmp_path, **options)
-    stage = loop._StageRun(run, run.stages[0], tmp_path, make_mesh(), "", None)
+    parts, _ = build_stage(run, run.stages[0], make_mesh(), {})
     asked = [
-        set(stage.datasets["InfoNCE"][n].labels["ranking.query_id"].tolist()) for n in range(step)
+        set(parts.datasets["InfoNCE"][n].labels["ranking.query_id"].tolist()) for n in range(step)
     ]
     question = sorted(asked[-1].difference(*asked[:-1]))[0]
     return _small(tmp_path, objective=Poisoned(question=question), **options)
@@ -360,10 +366,7 @@ def test_too_large_a_learning_rate_ends_the_command_with_one(tmp_path, capsys):
 
 
 def _restored(run, run_dir, step):
-    mesh = make_mesh()
-    stage = loop._StageRun(run, run.stages[0], run_dir, mesh, "", None)
-    optimizer = run.stages[0].optimizer
-    target = stage._target(make_optimizer(optimizer, run.stages[0].steps, stage.student.params))
+    target = build_stage(run, run.stages[0], make_mesh(), {})[0].target
     with Checkpoints(run_dir / "stages/01-small/checkpoints") as checkpoints:
         return checkpoints.restore(step, target)[0]
 
@@ -379,6 +382,6 @@ def test_a_kill_before_the_configuration_was_complete_is_no_obstacle(tmp_path):
     run, run_dir = _small(tmp_path), tmp_path / "run"
     run_dir.mkdir()
     (run_dir / "config.json.part").write_text('{"type": "Ru')
-    loop._claim(run, run_dir)
+    claim(Itinerary(run, run_dir))
     assert config_files.from_json((run_dir / "config.json").read_text()) == run
     assert [p.name for p in run_dir.iterdir()] == ["config.json"]

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 RECIPE = Path(__file__).with_name("tiny_recipe.py")
+ROUNDS = Path(__file__).with_name("rounds_recipe.py")
 TEACHER, DISTIL = "stages/01-teacher", "stages/02-distil"
 
 
-def _start(run_dir, cache):
+def _start(run_dir, cache, recipe=RECIPE):
     """The command itself, on one device. JAX's compilation cache only saves the tests' time."""
     environment = {
         **os.environ,
@@ -23,20 +24,20 @@ def _start(run_dir, cache):
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }
-    command = [sys.executable, "-m", "clir_jax.train", "--config", RECIPE, "--run-dir", run_dir]
+    command = [sys.executable, "-m", "clir_jax.train", "--config", recipe, "--run-dir", run_dir]
     with (run_dir.parent / f"{run_dir.name}.out").open("ab") as out:
         return subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
 
 
-def _finish(run_dir, cache):
-    process = _start(run_dir, cache)
+def _finish(run_dir, cache, recipe=RECIPE):
+    process = _start(run_dir, cache, recipe)
     told = process.wait(timeout=300), (run_dir.parent / f"{run_dir.name}.out").read_text()
     assert told[0] == 0, told[1]
 
 
-def _kill_when(seen, run_dir, cache):
+def _kill_when(seen, run_dir, cache, recipe=RECIPE):
     """Start, and SIGKILL as soon as ``seen()``; it must not have come to its end before."""
-    process = _start(run_dir, cache)
+    process = _start(run_dir, cache, recipe)
     until = time.monotonic() + 300
     while not seen() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.001)
@@ -139,3 +140,52 @@ def test_killed_at_every_delicate_moment_ends_bitwise_equal(undisturbed, tmp_pat
         _kill_when(seen, run_dir, cache)
     _finish(run_dir, cache)
     _compare(run_dir, reference)
+
+
+def _begun_and_not_done(artifact, file):
+    """Whether a work has written a part of its artifact."""
+    about = artifact / "about.json"
+    begun = any(p.stat().st_size for p in artifact.rglob(file))
+    return begun and about.exists() and "content" not in json.loads(about.read_text())
+
+
+def _same_files(disturbed, undisturbed):
+    """Every file but the logs of attempts is equal, byte by byte."""
+
+    def files(run_dir):
+        found = {str(p.relative_to(run_dir)): p for p in run_dir.rglob("*") if p.is_file()}
+        told = ("/checkpoints/", "/tensorboard/")
+        return {n: p for n, p in found.items() if not any(part in n for part in told)}
+
+    one, other = files(disturbed), files(undisturbed)
+    assert one.keys() == other.keys()
+    # The report and the stages' inputs among them; absolute paths are nowhere.
+    assert len(one) > 60
+    for name, path in one.items():
+        if name != "report.html":
+            assert path.read_bytes() == other[name].read_bytes(), name
+
+
+def test_killed_in_rounds_of_work_and_training_a_run_ends_bitwise_equal(tmp_path):
+    cache, reference, run_dir = tmp_path / "cache", tmp_path / "undisturbed", tmp_path / "run"
+    _finish(reference, cache, ROUNDS)
+    stages, artifacts = reference / "stages", reference / "artifacts"
+    # What is tested is there: data that depend on the model, a lower rate, a stage that stopped.
+    first, second = (artifacts / f"mined.{n}/records.jsonl" for n in (1, 2))
+    assert first.read_bytes() != second.read_bytes()
+    told = (tmp_path / "undisturbed.out").read_text()
+    assert "ranker.2: the learning rate is x 0.5 after step" in told
+    assert "ranker.2: stopped after step" in told
+    last = max(int(p.name) for p in (stages / "03-ranker.2/checkpoints").iterdir())
+    assert 4 < last < 12
+    ranker, mined = run_dir / "stages/03-ranker.2", run_dir / "artifacts/mined.2"
+    answers, distil = run_dir / "artifacts/answers", run_dir / "stages/05-distil"
+    for seen in (
+        lambda: _begun_and_not_done(mined, "records.jsonl"),
+        lambda: _logged(ranker, last - 2),
+        lambda: _begun_and_not_done(answers, "*"),
+        lambda: _complete(distil, 2) and _logged(distil, 4),
+    ):
+        _kill_when(seen, run_dir, cache, ROUNDS)
+    _finish(run_dir, cache, ROUNDS)
+    _same_files(run_dir, reference)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clir_jax import config_files
-from clir_jax.config import FromStage, Mine, OnPlateau, Rounds, Stop, Task
+from clir_jax.config import FromStage, Generate, Task
 from clir_jax.config_files import ConfigError
 from clir_jax.data.sources import Atlas
 from clir_jax.objectives.transport import OptimalTransport
@@ -32,18 +32,14 @@ def _transport(name, teacher, batch_size=8):
 def _unsupported():
     run = config_files.load(RECIPE)
     first, second = run.stages
-    mine = Mine("negatives", "bm25", Atlas("ranking", "en"), Atlas("text", "en"))
-    rounds = dataclasses.replace(run, stages=(first, Rounds("again", 2, (second,))))
-    work = dataclasses.replace(run, stages=(first, mine, second))
+    generate = Generate("questions", FromStage("teacher"), Atlas("text", "en"), ("sw",))
+    work = dataclasses.replace(run, stages=(first, generate, second))
     two = (_transport("a", FromStage("teacher")), _transport("b", FromStage("teacher", "last")))
     teacher_index = _with(passage_encoder="teacher")
     nine = (_transport("a", FromStage("teacher"), 9),)
     return {
-        r"stages\.again is Rounds, which this version": rounds,
-        r"stages\.negatives is Mine, which this version": work,
-        r"stages\.distil\.stop is Stop\(.*set it to None": _with(stop=Stop()),
-        r"stages\.distil\.on_plateau is OnPlateau\(.*None": _with(on_plateau=OnPlateau()),
-        r"stages\.distil\.passage_encoder is 'teacher'.*\"student\"": teacher_index,
+        r"stages\.questions is Generate, and this version has no query generators": work,
+        r"stages\.distil\.passage_encoder is 'teacher'.*'student'": teacher_index,
         r"tasks a and b both have a teacher 'teacher'.*'best'.*'last'": _with(tasks=two),
         r"distil\.tasks\.a\.batch_size is 9.* 8 row shards.* set it to 16": _with(tasks=nine),
     }
@@ -51,7 +47,7 @@ def _unsupported():
 
 @pytest.mark.parametrize("told", _unsupported())
 def test_what_this_version_does_not_do_is_refused_before_any_work(tmp_path, told, monkeypatch):
-    monkeypatch.setattr(loop, "initial_retriever", lambda *_: pytest.fail("work has begun"))
+    monkeypatch.setattr(loop, "build_stage", lambda *_: pytest.fail("work has begun"))
     with pytest.raises(ConfigError, match=told):
         train(_unsupported()[told], tmp_path / "run")
     assert not (tmp_path / "run").exists()

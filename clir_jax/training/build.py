@@ -1,0 +1,215 @@
+"""What a stage is made of: models, data, optimizer and the compiled step."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from clir_jax.config import Run, Stage, Task
+from clir_jax.config_files import ConfigError
+from clir_jax.data.answers import Answers
+from clir_jax.data.pipeline import task_dataset
+from clir_jax.data.reading import Report
+from clir_jax.data.tokenization import RequestTokenizer
+from clir_jax.mesh import shardings
+from clir_jax.models.formats import LoadedRetriever
+from clir_jax.objectives.base import Batch, facts_of
+from clir_jax.training.control import moving_average
+from clir_jax.training.initial import initial_retriever, load_teacher, on_mesh
+from clir_jax.training.optimizer import make_optimizer
+from clir_jax.training.step import Chunking, StepTask, TrainState, make_train_step
+
+# By task and teacher: the directory of that teacher's stored answers.
+Stored = Mapping[tuple[str, str], Path]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StageParts:
+    """A stage ready to train.
+
+    Args:
+      student: the model; its parameters are abstract, because the state holds them.
+      teachers: by name, their parameters on the mesh.
+      datasets: each task's batches by step.
+      reports: what came of opening each source.
+      target: the train state without its arrays: shapes, dtypes and places on the mesh.
+      step: ``(state, batches) -> (state, metrics)``, compiled once for each shape of the batches.
+    """
+
+    student: LoadedRetriever
+    teachers: Mapping[str, LoadedRetriever]
+    datasets: Mapping[str, grain.MapDataset[Batch]]
+    reports: Mapping[str, Report]
+    target: TrainState
+    step: Callable[[TrainState, Mapping[str, Batch]], tuple[TrainState, Mapping[str, jax.Array]]]
+
+
+def build_stage(
+    run: Run, stage: Stage, mesh: Mesh, stored: Stored
+) -> tuple[StageParts, Callable[[], TrainState]]:
+    """Load and open everything a stage names.
+
+    Args:
+      run: seed and data root.
+      stage: the stage, bound: it names no other stage and no artifact.
+      mesh: the mesh.
+      stored: answers that are read instead of asking the teacher.
+
+    Returns:
+      The parts, and what makes the train state before the first step. It holds the initial
+      parameters: drop it once the stage has a state.
+
+    Raises:
+      ConfigError: if an objective cannot do with these models.
+      DataError: if a source cannot be opened.
+    """
+    student = initial_retriever(run, stage)
+    named = {name: str(n) for task in stage.tasks for name, n in task.teachers.items()}
+    teachers = {name: on_mesh(load_teacher(stage, n), mesh) for name, n in named.items()}
+    _check_tasks(stage, student, teachers)
+    answers = {task.title: _answers(task, stored) for task in stage.tasks}
+    datasets, reports = _open_data(run, stage, student, teachers, answers)
+    asked = {
+        name
+        for task in stage.tasks
+        for own, ask in task.objective.teacher.items()
+        if own not in answers[task.title]
+        for name in [ask.model]
+    }
+    optimizer = make_optimizer(stage.optimizer, stage.steps, student.params)
+    target = _target(stage, optimizer, student.params, mesh)
+    live = {name: teacher for name, teacher in teachers.items() if name in asked}
+    parts = StageParts(
+        dataclasses.replace(student, params=target.params),
+        teachers,
+        datasets,
+        reports,
+        target,
+        _compiled(run, stage, student.graphdef, live, optimizer, target, mesh),
+    )
+    return parts, functools.partial(_begin, optimizer, student.params, target)
+
+
+def _check_tasks(
+    stage: Stage, student: LoadedRetriever, teachers: Mapping[str, LoadedRetriever]
+) -> None:
+    models = {"student": student, **teachers}
+    facts = {name: facts_of(model.spec, model.encoder_config) for name, model in models.items()}
+    for task in stage.tasks:
+        try:
+            task.objective.check(facts["student"], {name: facts[name] for name in task.teachers})
+        except ValueError as error:
+            raise ConfigError(f"stages.{stage.name}.tasks.{task.title}: {error}") from error
+
+
+def _answers(task: Task, stored: Stored) -> dict[str, Answers]:
+    """The stored answers of a task, by the name of the ask."""
+    return {
+        name: Answers.open(stored[task.title, ask.model] / name)
+        for name, ask in task.objective.teacher.items()
+        if (task.title, ask.model) in stored
+    }
+
+
+def _open_data(
+    run: Run,
+    stage: Stage,
+    student: LoadedRetriever,
+    teachers: Mapping[str, LoadedRetriever],
+    answers: Mapping[str, Mapping[str, Answers]],
+) -> tuple[dict[str, grain.MapDataset[Batch]], dict[str, Report]]:
+    tokenizers = {
+        name: RequestTokenizer(model.tokenizer, model.spec, skiplist=model.skiplist)
+        for name, model in {"student": student, **teachers}.items()
+    }
+    datasets, reports = {}, {}
+    for place, task in enumerate(stage.tasks):
+        sources = {name: source.open(run.data_root) for name, source in task.sources.items()}
+        for name, records in sources.items():
+            reports[f"{stage.name}: {task.title}: {name}"] = records.report
+        datasets[task.title] = task_dataset(
+            task.objective.student,
+            task.objective.teacher,
+            sources,
+            tokenizers,
+            batch_size=task.batch_size,
+            seed=run.seed + place,
+            rank=jax.process_index(),
+            world=jax.process_count(),
+            passages=task.passages,
+            token_labels=task.objective.token_labels,
+            buckets=task.buckets,
+            answers=answers[task.title],
+        ).map(lambda members: Batch(**members))
+    return datasets, reports
+
+
+def _target(
+    stage: Stage, optimizer: optax.GradientTransformation, params: Any, mesh: Mesh
+) -> TrainState:
+    def begin(params: Any) -> TrainState:
+        return TrainState(
+            params,
+            optimizer.init(params),
+            jnp.zeros((), jnp.int32),
+            None if stage.optimizer.ema is None else params,
+            None if stage.on_plateau is None else jnp.ones((), jnp.float32),
+        )
+
+    abstract = jax.eval_shape(begin, params)
+    target: TrainState = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        abstract,
+        shardings(abstract, mesh),
+    )
+    return target
+
+
+def _begin(optimizer: optax.GradientTransformation, params: Any, target: TrainState) -> TrainState:
+    places = jax.tree.map(lambda leaf: leaf.sharding, target)
+    params = jax.device_put(params, places.params)
+    opt = jax.jit(optimizer.init, out_shardings=places.opt)(params)
+    return TrainState(
+        params,
+        opt,
+        jax.device_put(jnp.zeros((), jnp.int32), places.step),
+        # A copy: the step takes over the arrays of its state, and no array twice.
+        None if target.average is None else jax.tree.map(jnp.copy, params),
+        None if target.rate is None else jax.device_put(jnp.ones((), jnp.float32), places.rate),
+    )
+
+
+def _compiled(
+    run: Run,
+    stage: Stage,
+    graphdef: Any,
+    teachers: Mapping[str, LoadedRetriever],
+    optimizer: optax.GradientTransformation,
+    target: TrainState,
+    mesh: Mesh,
+) -> Callable[..., Any]:
+    ema = stage.optimizer.ema
+    step = make_train_step(
+        graphdef,
+        {name: teacher.graphdef for name, teacher in teachers.items()},
+        {task.title: StepTask(task.objective, task.weight) for task in stage.tasks},
+        optimizer,
+        seed=run.seed,
+        chunking=Chunking(stage.tokens_per_chunk, stage.encode),
+        average=None if ema is None else moving_average(ema, stage.optimizer.accumulate),
+    )
+    # Pinned: left to itself the compiler returns other shardings than it took, and the second step
+    # compiles again.
+    places = jax.tree.map(lambda leaf: leaf.sharding, target)
+    whole = NamedSharding(mesh, P())
+    compiled = jax.jit(step, donate_argnums=0, out_shardings=(places, whole))
+    params = {name: teacher.params for name, teacher in teachers.items()}
+    return lambda state, batches: compiled(state, params, batches)

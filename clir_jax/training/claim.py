@@ -1,0 +1,113 @@
+"""The run directory: whose it is, and what of its configuration may still change."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from clir_jax import config_files
+from clir_jax.config import Stage
+from clir_jax.config_files import ConfigError
+from clir_jax.files import part_of, write_text
+from clir_jax.training.positions import Itinerary
+
+_FILE = "config.json"
+
+
+def claim(itinerary: Itinerary) -> str | None:
+    """Make the run directory, or take over one that an earlier attempt left.
+
+    What has been trained stays what it was. The settings of a work, and of a stage that has not
+    begun, may change between attempts.
+
+    Args:
+      itinerary: the run and its directory.
+
+    Returns:
+      The key that changed since the last attempt, if one did.
+
+    Raises:
+      ConfigError: if the directory is no run's, or something that has begun is configured
+        otherwise.
+    """
+    directory = itinerary.run_dir
+    file, text = directory / _FILE, config_files.to_json(itinerary.run)
+    if not file.exists():
+        # The configuration may have been cut short by a kill, or be another process's.
+        ours = {file, part_of(file)}
+        if directory.is_dir() and not ours.issuperset(directory.iterdir()):
+            raise ConfigError(
+                f"--run-dir {directory}: it holds files but no {_FILE}, so it is no run; choose "
+                "another directory"
+            )
+        _write(file, text)
+        return None
+    there = file.read_text(encoding="utf-8")
+    if there == text:
+        return None
+    try:
+        before, now = json.loads(there), json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{file}:{error.lineno}: this is not JSON ({error.msg}), so the run cannot go on; "
+            "restore the file, or choose another --run-dir"
+        ) from None
+    key = config_files.first_difference(before, now)
+    fixed = _fixed(before, now, itinerary)
+    if fixed is not None:
+        raise ConfigError(
+            f"--run-dir {directory}: it holds a run with another {fixed}; choose another "
+            "directory, or give the configuration that it was started with"
+        )
+    _write(file, text)
+    return key
+
+
+def _fixed(before: Any, now: Any, itinerary: Itinerary) -> str | None:
+    """The first difference that may not be; None where all may."""
+    first = config_files.first_difference
+    try:
+        items, wanted = _items(before), _items(now)
+        frame, other = _frame(before), _frame(now)
+    except (KeyError, TypeError, AttributeError):  # of another version, or edited
+        return first(before, now)
+    if frame != other:
+        return first(frame, other)
+    for name, item in wanted.items():
+        if item != items[name] and name in _begun(itinerary):
+            return first(items[name], item, f"stages.{name}")
+    return None
+
+
+def _items(config: Any) -> dict[str, Any]:
+    """Stages and works by name."""
+    groups = [step["stages"] if step["type"] == "Rounds" else [step] for step in config["stages"]]
+    return {item["name"]: item for group in groups for item in group}
+
+
+def _frame(config: Any) -> Any:
+    """The configuration but for its stages and works; of these the names, in order."""
+    return {
+        **config,
+        "stages": [
+            {**step, "stages": [item["name"] for item in step["stages"]]}
+            if step["type"] == "Rounds"
+            else step["name"]
+            for step in config["stages"]
+        ],
+    }
+
+
+def _begun(itinerary: Itinerary) -> set[str]:
+    """Names of the stages of which a round has been begun."""
+    return {
+        position.item.name
+        for position in itinerary.positions
+        if isinstance(position.item, Stage) and itinerary.directory(position).exists()
+    }
+
+
+def _write(file: Path, text: str) -> None:
+    if jax.process_index() == 0:
+        write_text(file, text)
