@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Literal, NoReturn
 
 from clir_jax.config_types import Checked, require, require_name
+from clir_jax.data.bitext import BitextMoses, BitextTSV
 from clir_jax.data.collections import AtlasRetrieval, BitextRetrieval, Retrieval
 from clir_jax.data.rankings import Beir, RankingJSONL, TriplesTSV
-from clir_jax.data.sources import Atlas, BitextTSV, Mixture, TextLines
+from clir_jax.data.sources import Atlas, Mixture, TextLines
 from clir_jax.evaluation.metrics import metric_name
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.retriever import Dense, LateInteraction
@@ -48,7 +49,17 @@ class Artifact(Checked):
         )
 
 
-Source = BitextTSV | TriplesTSV | Beir | RankingJSONL | TextLines | Atlas | Mixture | Artifact
+Source = (
+    BitextTSV
+    | BitextMoses
+    | TriplesTSV
+    | Beir
+    | RankingJSONL
+    | TextLines
+    | Atlas
+    | Mixture
+    | Artifact
+)
 Collection = Retrieval | AtlasRetrieval | BitextRetrieval
 Model = Dense | LateInteraction
 

@@ -17,9 +17,9 @@ Score:    the paper's tables are not available to us; no figure is expected.
 """
 
 from clir_jax.config import Evaluate, FromStage, Optimizer, Run, Stage, Task
+from clir_jax.data.bitext import BitextTSV
 from clir_jax.data.collections import Retrieval
 from clir_jax.data.rankings import TriplesTSV
-from clir_jax.data.sources import BitextTSV
 from clir_jax.models.retriever import LateInteraction
 from clir_jax.objectives.contrastive import PairwiseSoftmax
 from clir_jax.objectives.transport import OptimalTransport

@@ -26,8 +26,9 @@ from clir_jax.config import (
     Task,
     TrainVocabulary,
 )
+from clir_jax.data.bitext import BitextTSV
 from clir_jax.data.collections import AtlasRetrieval
-from clir_jax.data.sources import Atlas, BitextTSV, Mixture, TextLines
+from clir_jax.data.sources import Atlas, Mixture, TextLines
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.retriever import Dense, LateInteraction
 from clir_jax.objectives.contrastive import InfoNCE, PairwiseSoftmax

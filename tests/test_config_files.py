@@ -34,9 +34,10 @@ from clir_jax.config_files import (
     set_values,
     to_json,
 )
+from clir_jax.data.bitext import BitextTSV
 from clir_jax.data.collections import AtlasRetrieval, BitextRetrieval
 from clir_jax.data.rankings import Beir, TriplesTSV
-from clir_jax.data.sources import Atlas, BitextTSV, Mixture, TextLines
+from clir_jax.data.sources import Atlas, Mixture, TextLines
 from clir_jax.models.retriever import Dense, LateInteraction
 from clir_jax.objectives.contrastive import InfoNCE, PairwiseSoftmax
 from clir_jax.objectives.transport import OptimalTransport

@@ -2,14 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from clir_jax.data import demo
+from clir_jax.data.bitext import BitextTSV
 from clir_jax.data.judgements import Corpus, Qrels, Queries, passage_text, read_qrels
 from clir_jax.data.reading import Intake, Report
-from clir_jax.data.sources import BitextTSV
 
 _SAMPLE_SEED = 0
 
@@ -37,18 +36,6 @@ class Collection:
     queries: list[str]
     qrels: Qrels
     report: Report
-
-
-@runtime_checkable
-class EvaluationSet(Protocol):
-    """A frozen dataclass of plain values that can open an evaluation set."""
-
-    def open(self, data_root: str) -> Collection:
-        """Read and check it.
-
-        Raises:
-          DataError: naming the file, the line and what to write.
-        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +94,10 @@ class Retrieval:
             qrels={query: qrels[query] for query in query_ids},
             report=intake.finish(len(query_ids), self.qrels),
         )
+
+    def files(self) -> tuple[str, ...]:
+        """The files it reads."""
+        return (self.corpus, self.queries, self.qrels)
 
     def _searched(self, passage_ids: list[str], qrels: Qrels) -> list[str]:
         if self.sample is None or self.sample >= len(passage_ids):
@@ -219,6 +210,10 @@ class BitextRetrieval:
             report=report,
         )
 
+    def files(self) -> tuple[str, ...]:
+        """The files it reads."""
+        return (self.path,) if self.distractors is None else (self.path, self.distractors)
+
 
 def _named(what: str, texts: Iterable[str]) -> dict[str, str]:
     """An id for each text, equal for equal texts, in order."""
@@ -226,10 +221,3 @@ def _named(what: str, texts: Iterable[str]) -> dict[str, str]:
     for text in texts:
         names.setdefault(text, f"{what}-{len(names)}")
     return names
-
-
-EVALUATION_SETS: dict[str, type[EvaluationSet]] = {
-    "Retrieval": Retrieval,
-    "AtlasRetrieval": AtlasRetrieval,
-    "BitextRetrieval": BitextRetrieval,
-}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from clir_jax.data.judgements import Corpus, Qrels, Queries, read_qrels
-from clir_jax.data.opened import RankingRecords
+from clir_jax.data.opened import RankingKeys, RankingRecords
 from clir_jax.data.reading import Intake, is_blank
 from clir_jax.data.tables import Table, json_kind, open_lines, open_tsv, parse_object, text_key
 
@@ -56,8 +56,12 @@ class Beir:
         qrels = read_qrels(data_root, self.qrels, queries.rows, corpus.rows, intake)
         qrels = self._answerable(qrels, asked, intake)
         intake.leave_out("query without a relevant passage", len(queries.rows) - len(qrels))
-        report = intake.finish(len(qrels), self.qrels)
-        return _judged_records(corpus, asked, qrels, report)
+        return _judged_records(corpus, asked, qrels, intake, self.qrels)
+
+    def files(self) -> tuple[str, ...]:
+        """The files it reads."""
+        translated = (place for place in self.translations.values() if isinstance(place, str))
+        return (self.corpus, self.queries, self.qrels, *translated)
 
     def _answerable(
         self, qrels: Qrels, asked: Mapping[str, tuple[Queries, int]], intake: Intake
@@ -78,7 +82,11 @@ class Beir:
 
 
 def _judged_records(
-    corpus: Corpus, asked: Mapping[str, tuple[Queries, int]], qrels: Qrels, report: Any
+    corpus: Corpus,
+    asked: Mapping[str, tuple[Queries, int]],
+    qrels: Qrels,
+    intake: Intake,
+    what: str,
 ) -> RankingRecords:
     ids = list(qrels)
     passages = [[corpus.rows[passage] for passage in judged] for judged in qrels.values()]
@@ -90,16 +98,11 @@ def _judged_records(
 
     first, (queries, column) = next(iter(asked.items()))
     keys = {n: text_key(corpus.text(n)) for judged in passages for n in judged}
-    counts = np.asarray([len(judged) for judged in passages])
-    return RankingRecords(
-        row,
-        queries=np.asarray([text_key(queries.text(n, column)) for n in rows[first]], np.int64),
-        passages=np.asarray([keys[n] for judged in passages for n in judged], np.int64),
-        counts=counts,
-        positives=counts,
-        languages=tuple(asked),
-        report=report,
-    )
+    gathered = RankingKeys()
+    for query, judged in zip(rows[first], passages, strict=True):
+        own = text_key(queries.text(query, column))
+        gathered.add(own, (keys[n] for n in judged), len(judged))
+    return gathered.records(row, tuple(asked), intake, what)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,24 +128,20 @@ class TriplesTSV:
         intake = Intake(self.on_bad_record)
         form = "query<TAB>positive<TAB>negative"
         table = open_tsv(data_root, self.path, form, (0, 1, 2), intake)
-        keys = np.fromiter(
-            map(hash, (field for line in table.raws() for field in line.split(b"\t"))), np.int64
-        ).reshape(-1, 3)
+        gathered = RankingKeys()
+        for line in table.raws():
+            query, positive, negative = map(hash, line.split(b"\t"))
+            gathered.add(query, (positive, negative), 1)
 
         def row(i: int) -> _Row:
             query, positive, negative = table.text(i).split("\t")
             return {self.query_language: query}, (positive, negative), None
 
-        ones = np.ones(len(keys), np.int64)
-        return RankingRecords(
-            row,
-            queries=keys[:, 0],
-            passages=keys[:, 1:].reshape(-1),
-            counts=2 * ones,
-            positives=ones,
-            languages=(self.query_language,),
-            report=intake.finish(len(keys), self.path),
-        )
+        return gathered.records(row, (self.query_language,), intake, self.path)
+
+    def files(self) -> tuple[str, ...]:
+        """The files it reads."""
+        return (self.path,)
 
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -182,9 +181,7 @@ class RankingJSONL:
         intake = Intake(self.on_bad_record)
         table = open_lines(data_root, self.path, intake)
         kept: list[int] = []
-        queries: list[int] = []
-        passages: list[int] = []
-        shapes: list[tuple[int, int]] = []
+        gathered = RankingKeys()
         languages: dict[str, None] | None = None
         scored: bool | None = None
         for i in range(len(table)):
@@ -199,20 +196,19 @@ class RankingJSONL:
             scored = scores is not None
             languages = {x: None for x in languages or texts if x in texts}
             kept.append(i)
-            queries.append(text_key(texts[self.query_language]))
-            passages += map(text_key, listed)
-            shapes.append((len(listed), len(found["positives"])))
-        report = intake.finish(len(kept), self.path)
-        return RankingRecords(
+            own = text_key(texts[self.query_language])
+            gathered.add(own, map(text_key, listed), len(found["positives"]))
+        return gathered.records(
             lambda i: self._row(table, kept[i]),
-            queries=np.asarray(queries, np.int64),
-            passages=np.asarray(passages, np.int64),
-            counts=np.asarray([n for n, _ in shapes]),
-            positives=np.asarray([n for _, n in shapes]),
-            languages=tuple(languages or ()),
-            report=report,
+            tuple(languages or ()),
+            intake,
+            self.path,
             scored=bool(scored),
         )
+
+    def files(self) -> tuple[str, ...]:
+        """The files it reads."""
+        return (self.path,)
 
     def _parts(self, found: dict[str, Any]) -> _Row:
         queries = found.get("queries", {})

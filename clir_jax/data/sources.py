@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from clir_jax.data import demo
 from clir_jax.data.judgements import passage_text
@@ -19,15 +19,10 @@ from clir_jax.data.opened import (
     OpenedSource,
     RankingRecords,
     TextRecords,
-    shared_sides,
 )
-from clir_jax.data.rankings import Beir, RankingJSONL, TriplesTSV
-from clir_jax.data.reading import DataError, Intake
+from clir_jax.data.reading import Intake
 from clir_jax.data.records import Records
-from clir_jax.data.tables import open_lines, open_tsv, text_key
-
-_HOLD_OUT_SEED = 0
-_LIMIT_SEED = 1
+from clir_jax.data.tables import open_lines, text_key
 
 
 @runtime_checkable
@@ -43,94 +38,6 @@ class Source(Protocol):
         Raises:
           DataError: naming the file, the line and what to write.
         """
-
-
-@dataclasses.dataclass(frozen=True)
-class BitextTSV:
-    """Translation pairs, ``id<TAB>English<TAB>other``, without header or quoting.
-
-    ``hold_out`` pairs are set aside by a fixed random choice. No text is on both sides of it: pairs
-    that share a sentence are set aside together. ``limit`` is a fixed random choice too, and a
-    smaller limit chooses a part of a larger one's pairs.
-
-    Args:
-      path: a file, or a pattern that names several.
-      language: of the other side.
-      hold_out: how many pairs to set aside.
-      part: "train", or "held_out" for the pairs set aside.
-      on_bad_record: "error" stops at the first bad line; "skip" leaves it out and counts it.
-      limit: read at most so many pairs of the part; None reads all.
-
-    Raises:
-      ValueError: if an option is out of its range.
-    """
-
-    path: str
-    language: str
-    hold_out: int = 0
-    part: str = "train"
-    on_bad_record: str = "error"
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.part not in ("train", "held_out"):
-            raise ValueError(f'BitextTSV.part is {self.part!r}; write "train" or "held_out"')
-        if self.hold_out < 0 or (self.part == "held_out" and self.hold_out == 0):
-            raise ValueError(
-                f"BitextTSV.hold_out is {self.hold_out} for part {self.part!r}; "
-                "write how many pairs to set aside"
-            )
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"BitextTSV.limit is {self.limit}; write a number of pairs, or None")
-
-    def open(self, data_root: str) -> BitextRecords:
-        """Index and check the files.
-
-        Raises:
-          DataError: if a file cannot be read or holds a bad line, or ``hold_out`` cannot be met.
-        """
-        intake = Intake(self.on_bad_record)
-        table = open_tsv(data_root, self.path, "id<TAB>English<TAB>other", (1, 2), intake)
-        fields = (field for line in table.raws() for field in line.split(b"\t")[1:])
-        keys = np.fromiter(map(hash, fields), np.int64).reshape(-1, 2)
-        intake.finish(len(keys), self.path)
-        held_out = _held_out(shared_sides(keys[:, 0], keys[:, 1]), self.hold_out, self.path)
-        rows = np.flatnonzero(held_out == (self.part == "held_out"))
-        reason = "set aside by hold_out" if self.part == "train" else "not set aside by hold_out"
-        intake.leave_out(reason, len(keys) - len(rows))
-        if self.limit is not None and self.limit < len(rows):
-            intake.leave_out("beyond limit", len(rows) - self.limit)
-            order = np.random.default_rng(_LIMIT_SEED).permutation(len(rows))
-            rows = np.sort(rows[order[: self.limit]])
-
-        def row(i: int) -> list[str]:
-            return table.text(int(rows[i])).split("\t")[1:]
-
-        report = intake.finish(len(rows), self.path)
-        return BitextRecords(row, keys[rows, 0], keys[rows, 1], self.language, report)
-
-
-def _held_out(groups: Int[np.ndarray, " n"], count: int, what: str) -> Bool[np.ndarray, " n"]:
-    """Choose whole groups at random until exactly ``count`` rows are chosen."""
-    chosen = np.zeros(len(groups), bool)
-    if count == 0:
-        return chosen
-    names, sizes = np.unique(groups, return_counts=True)
-    left, kept = count, []
-    for group in np.random.default_rng(_HOLD_OUT_SEED).permutation(len(names)):
-        if sizes[group] <= left:
-            left -= int(sizes[group])
-            kept.append(names[group])
-        if left == 0:
-            break
-    chosen = np.isin(groups, kept)
-    if left or chosen.all():
-        raise DataError(
-            f"{what}: hold_out={count} cannot be set aside from {len(groups)} pairs in "
-            f"{len(names)} groups that share no sentence and leave pairs to train on; "
-            "hold out fewer"
-        )
-    return chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +65,10 @@ class TextLines:
         table = open_lines(data_root, self.path, intake, blank)
         keys = np.fromiter(map(hash, table.raws()), np.int64)
         return TextRecords(table.text, keys, self.language, intake.finish(len(keys), self.path))
+
+    def files(self) -> tuple[str, ...]:
+        """The files it reads."""
+        return (self.path,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,9 +190,3 @@ class Mixture:
         """
         opened: list[Any] = [source.open(data_root) for source in self.sources]
         return MixedRecords(opened, self.weights)
-
-
-SOURCES: dict[str, type[Any]] = {
-    source.__name__: source
-    for source in (BitextTSV, TriplesTSV, Beir, RankingJSONL, TextLines, Atlas, Mixture)
-}

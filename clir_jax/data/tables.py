@@ -127,25 +127,39 @@ def parse_object(
     Returns:
       The object, or None where it was refused and bad records are skipped.
     """
+    found, fault = decode_object(table.raw(i), "line", fields, required)
+    if fault is not None:
+        intake.refuse(table.place(i), *fault)
+    return found
+
+
+def decode_object(
+    raw: bytes, what: str, fields: Mapping[str, type[Any]], required: Sequence[str]
+) -> tuple[dict[str, Any] | None, tuple[str, str] | None]:
+    """``raw`` as a JSON object, checked as ``parse_object`` does, or what is wrong with it.
+
+    Args:
+      raw: UTF-8.
+      what: the bytes are, in messages: a line, a record.
+      fields: the types of keys.
+      required: the keys there must be.
+
+    Returns:
+      The object and None, or None and the reason and sentence of a refusal.
+    """
     try:
-        found = json.loads(table.raw(i))
+        found = json.loads(raw.decode())
     except (ValueError, RecursionError) as error:
         why = str(error)
         if isinstance(error, json.JSONDecodeError):
             problem = error.msg.removesuffix(" starting at").removesuffix(" at")
-            why = f"{problem} at column {error.colno}"
-        sentence = f"the line is not JSON ({why}); write one object a line"
-        intake.refuse(table.place(i), "bad JSON", sentence)
-        return None
+            line = f" of its line {error.lineno}" if error.lineno > 1 else ""
+            why = f"{problem} at column {error.colno}{line}"
+        return None, ("bad JSON", f"the {what} is not JSON ({why}); write one object a {what}")
     if not isinstance(found, dict):
-        sentence = "the line is JSON but not an object; write {...}"
-        intake.refuse(table.place(i), "wrong JSON type", sentence)
-        return None
+        return None, ("wrong JSON type", f"the {what} is JSON but not an object; write {{...}}")
     fault = _fault(found, fields, required)
-    if fault is not None:
-        intake.refuse(table.place(i), *fault)
-        return None
-    return found
+    return (found, None) if fault is None else (None, fault)
 
 
 def _fault(

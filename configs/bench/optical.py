@@ -28,9 +28,10 @@ from clir_jax.config import (
     Stage,
     Task,
 )
+from clir_jax.data.bitext import BitextTSV
 from clir_jax.data.collections import BitextRetrieval, Retrieval
 from clir_jax.data.rankings import Beir
-from clir_jax.data.sources import BitextTSV, Mixture
+from clir_jax.data.sources import Mixture
 from clir_jax.models.retriever import LateInteraction
 from clir_jax.objectives.contrastive import InfoNCE
 from clir_jax.objectives.transport import OptimalTransport

@@ -6,14 +6,9 @@ import os
 import pytest
 
 from clir_jax.data import demo
-from clir_jax.data.collections import (
-    EVALUATION_SETS,
-    AtlasRetrieval,
-    BitextRetrieval,
-    Retrieval,
-)
+from clir_jax.data.bitext import BitextTSV
+from clir_jax.data.collections import AtlasRetrieval, BitextRetrieval, Retrieval
 from clir_jax.data.reading import DataError
-from clir_jax.data.sources import BitextTSV
 
 REAL = os.path.join(os.path.dirname(__file__), "../../../shared/data")
 
@@ -121,10 +116,6 @@ def test_held_out_bitext(tmp_path):
 def test_options_out_of_range(build, sentence):
     with pytest.raises(ValueError, match=sentence):
         build()
-
-
-def test_names():
-    assert all(name == kind.__name__ for name, kind in EVALUATION_SETS.items())
 
 
 @pytest.mark.skipif(not os.path.isdir(REAL), reason="no real collection here")

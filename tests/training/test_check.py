@@ -20,9 +20,10 @@ from clir_jax.config import (
     TrainVocabulary,
 )
 from clir_jax.config_files import ConfigError, load
+from clir_jax.data.bitext import BitextTSV
 from clir_jax.data.collections import AtlasRetrieval, BitextRetrieval, Retrieval
 from clir_jax.data.rankings import Beir
-from clir_jax.data.sources import Atlas, BitextTSV, Mixture, TextLines
+from clir_jax.data.sources import Atlas, Mixture, TextLines
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.retriever import Dense, LateInteraction
 from clir_jax.objectives.contrastive import InfoNCE
