@@ -130,18 +130,22 @@ def ensure(
 
 
 def records_source(directory: Path) -> RankingJSONL:
-    """The source that reads the rankings which ``Mine`` or ``Score`` has written."""
-    language = _about(directory)["facts"]["language"]
+    """The source that reads the rankings which ``Mine`` or ``Score`` has written.
+
+    Raises:
+      DataError: if they are not written yet, or not all of them.
+    """
+    language = _whole(directory)["facts"]["language"]
     return RankingJSONL(str(directory.absolute() / _RECORDS), language)
 
 
 def content_print(directory: Path) -> str:
-    """The hash of the content of an artifact that is whole."""
-    return str(_about(directory)["content"])
+    """The hash of the content of an artifact.
 
-
-def _about(directory: Path) -> Any:
-    return json.loads((directory / _ABOUT).read_text(encoding="utf-8"))
+    Raises:
+      DataError: if it is not written yet, or not all of it.
+    """
+    return str(_whole(directory)["content"])
 
 
 def write_rankings(
@@ -192,16 +196,21 @@ def model_print(directory: Path) -> str:
 def source_print(source: Source | Collection, place: Workplace) -> str:
     """A hash of a source: its configuration, and the content of the files that it names.
 
-    Every text of the configuration that names files counts. A source without files (built in, or
-    known by an id) counts with the number of its records; an artifact with its content.
+    A source without files (built in, or known by an id) counts with the number of its records; an
+    artifact with its content.
+
+    Raises:
+      DataError: if a file is missing.
     """
     if isinstance(source, Artifact):
         return place.artifact_print(source.name)
     if isinstance(source, Mixture):
         parts: list[Any] = list(source.sources)
         return _digest([repr(source), *(source_print(part, place) for part in parts)])
-    found = [_file_print(p) for name in _texts(source) for p in _named(name, place.run.data_root)]
-    if not found:
+    if hasattr(source, "files"):
+        root = place.run.data_root
+        found = [_file_print(file) for p in source.files() for _, file in find_files(root, p)]
+    else:
         opened = place.open_source(source)
         whole = isinstance(opened, OpenedCollection)
         found = [f"{len(opened.passages)} {len(opened.queries)}" if whole else str(len(opened))]
@@ -213,6 +222,17 @@ def _settings(work: Work, run: Run) -> dict[str, Any]:
     steps = json.loads(config_files.to_json(run))["stages"]
     inner = (one for step in steps for one in step.get("stages", [step]))
     return next(one for one in inner if one["name"] == work.name)
+
+
+def _whole(directory: Path) -> dict[str, Any]:
+    path = directory / _ABOUT
+    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if "content" not in about:
+        raise DataError(
+            f"{directory}: there is no finished artifact here; let the run carry out the work "
+            "that writes it"
+        )
+    return about
 
 
 def _look(directory: Path, fresh: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
@@ -263,27 +283,6 @@ def _cut(path: Path, total: int, block: int) -> int:
         done -= done % block if done < total else 0
         file.truncate(ends[done])
     return done
-
-
-def _texts(node: Any) -> Iterator[str]:
-    """Every text in a configuration."""
-    if isinstance(node, str):
-        yield node
-    elif dataclasses.is_dataclass(node):
-        yield from (
-            text for f in dataclasses.fields(node) for text in _texts(getattr(node, f.name))
-        )
-    elif isinstance(node, Mapping | tuple):
-        members = node.values() if isinstance(node, Mapping) else node
-        yield from (text for member in members for text in _texts(member))
-
-
-def _named(text: str, data_root: str) -> list[Any]:
-    """The files that a text names; none if it is a language, for instance."""
-    try:
-        return [path for _, path in find_files(data_root, text)]
-    except DataError:
-        return []
 
 
 def _files(directory: Path) -> list[Path]:
