@@ -4,6 +4,7 @@ Per source: a shuffle that differs from epoch to epoch, repeated without end, mi
 one positive, some negatives and a language chosen for each ranking. All of it is addressed by the
 row's number in the whole run, so what a step reads depends on its number only: not on the number of
 processes, of threads, or on which steps came before. Processes split a batch last, in blocks.
+``data.buckets`` puts texts of like length together; ``data.assembly`` makes the arrays.
 """
 
 import dataclasses
@@ -12,65 +13,17 @@ import functools
 import sys
 import zlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import grain
-import jax
 import numpy as np
 
-from clir_jax.data.frequencies import InverseDocumentFrequency
-from clir_jax.data.opened import MixedRecords, RankingRecords
-from clir_jax.data.records import PADDING_ID, Ranking, Record, Records, check_field, read
-from clir_jax.models.requests import Tokens
-
-MOST_KNOWN = 128
-"""Known relevant passages of a question that reach a step; its chosen positive is always first."""
+from clir_jax.data.assembly import AnswersLike, AskLike, Assemble, TokenizerLike
+from clir_jax.data.buckets import Buckets, count_lengths
+from clir_jax.data.opened import MixedRecords
+from clir_jax.data.records import Ranking, Record, Records, check_field
 
 _SMALL = 8192
-
-
-@runtime_checkable
-class AskLike(Protocol):
-    """What an objective asks of a model; ``clir_jax.objectives.base.Ask`` is one."""
-
-    @property
-    def kind(self) -> type[Any]:
-        """The request."""
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """What is read: ``"source.field"`` or ``"source.field.language"``, two for pairs."""
-
-    @property
-    def model(self) -> str:
-        """The teacher that is asked."""
-
-    @property
-    def content(self) -> bool:
-        """Whether only the text's own pieces are kept."""
-
-    @property
-    def length(self) -> int | None:
-        """Tokens a text; None takes the model's own."""
-
-
-@runtime_checkable
-class TokenizerLike(Protocol):
-    """Turns texts into one model's requests; ``data.tokenization.RequestTokenizer`` is one."""
-
-    @property
-    def tokenizer(self) -> Any:
-        """The vocabulary, of which only ``id("pad")`` is needed here."""
-
-    def tokenize(
-        self,
-        kind: type[Any],
-        texts: Sequence[Any],
-        *,
-        content: bool = False,
-        length: int | None = None,
-    ) -> Any:
-        """A request of numpy arrays ``[R, T]`` for R texts, or R pairs of texts."""
 
 
 def task_dataset(
@@ -85,6 +38,8 @@ def task_dataset(
     world: int = 1,
     passages: int = 1,
     token_labels: Collection[str] = (),
+    buckets: int = 1,
+    answers: Mapping[str, AnswersLike] = {},
 ) -> grain.MapDataset[dict[str, Any]]:
     """What one task reads, by step.
 
@@ -106,6 +61,11 @@ def task_dataset(
       token_labels: labels ``[B, T]`` wanted besides: ``"student.query.content"`` (bool: the vectors
         that are kept of the text's own pieces) or ``"student.query.idf"`` (float32: how rare each
         token is in that side of the source), for any ask.
+      buckets: shapes of batches, at most. With more than 1 the source is tokenised once, now, to
+        count; batches then hold texts of like length and are as wide as their bucket, an epoch ends
+        with the batch that its last records fill in part (``weight`` 0 marks the rest), and the
+        next begins with a new batch.
+      answers: stored answers that take the request's place, by the name of the teacher's ask.
 
     Returns:
       A dataset whose element ``[step]`` has the members of ``objectives.base.Batch``: "student",
@@ -116,7 +76,7 @@ def task_dataset(
 
     Raises:
       ValueError: if sizes do not fit, or an ask names a source, field, language or model that
-        there is not.
+        there is not, or buckets are wanted where an epoch does not read every record once.
     """
     _check_sizes(batch_size, rank, world, passages)
     asks = {f"student.{name}": ask for name, ask in student.items()}
@@ -125,18 +85,30 @@ def task_dataset(
     answering |= dict.fromkeys((f"student.{name}" for name in student), "student")
     for name, ask in asks.items():
         _check_ask(name, ask, sources)
-        _look_up(tokenizers, answering[name], f'ask "{name}"', "tokenizer")
-    for label in token_labels:
-        name, _, kind = label.rpartition(".")
-        _look_up(asks, name, "token_labels", "ask")
-        _look_up(dict.fromkeys(("content", "idf")), kind, f"token_labels {label!r}", "kind")
-    assemble = _Assemble(asks, answering, sources, tokenizers, passages, token_labels)
-    streams = [_stream(name, records, seed, passages) for name, records in sources.items()]
-    rows = grain.MapDataset.source(_SideBySide(streams)).batch(
-        batch_size // world, drop_remainder=True, batch_fn=list
+    own = {
+        name: _look_up(tokenizers, model, f'ask "{name}"', "tokenizer")
+        for name, model in answering.items()
+    }
+    _check_labels(token_labels, asks)
+    stored = {f"teacher.{name}": given for name, given in answers.items()}
+    _check_answers(stored, asks)
+    _check_buckets(buckets, sources)
+    assemble = Assemble(asks, sources, own, stored, passages, token_labels)
+    block = batch_size // world
+    if buckets == 1:
+        streams = [_stream(name, records, seed, passages) for name, records in sources.items()]
+        batches = _blocks(streams, block)[rank::world]
+        return batches.map(lambda rows: assemble(rows, np.ones(block, np.float32), {}))
+    ((name, records),) = sources.items()
+    lengths = count_lengths(records, asks, own, passages)
+    choices, order = _seeds(seed, name, 2)
+    plan = Buckets(lengths, batch_size=batch_size, most=buckets, seed=order)
+    rows = grain.MapDataset.source(_Planned(records, plan))
+    batches = _blocks([_choose_of_each(rows, records, choices, passages)], block)[rank::world]
+    part = slice(rank * block, (rank + 1) * block)
+    return batches.map_with_index(
+        lambda step, rows: assemble(rows, plan.weight(step)[part], plan.widths(step))
     )
-    dataset: grain.MapDataset[dict[str, Any]] = rows[rank::world].map(assemble)
-    return dataset
 
 
 def _check_sizes(batch_size: int, rank: int, world: int, passages: int) -> None:
@@ -175,6 +147,43 @@ def _check_ask(name: str, ask: AskLike, sources: Mapping[str, Records]) -> None:
             raise ValueError(f'ask "{name}" reads "{text}": {error}') from error
 
 
+def _check_labels(token_labels: Collection[str], asks: Mapping[str, AskLike]) -> None:
+    for label in token_labels:
+        name, _, kind = label.rpartition(".")
+        _look_up(asks, name, "token_labels", "ask")
+        _look_up(dict.fromkeys(("content", "idf")), kind, f"token_labels {label!r}", "kind")
+
+
+def _check_answers(stored: Collection[str], asks: Mapping[str, AskLike]) -> None:
+    heard = {name: ask for name, ask in asks.items() if name.startswith("teacher.")}
+    for name in stored:
+        ask = _look_up(heard, name, "answers", "ask")
+        if len(ask.texts) != 1:
+            raise ValueError(
+                f'answers are of one text each, and the ask "{name}" reads '
+                f"{len(ask.texts)}; leave it out of answers"
+            )
+
+
+def _check_buckets(buckets: int, sources: Mapping[str, Records]) -> None:
+    if buckets < 1:
+        raise ValueError(f"buckets is {buckets}; write 1 for one shape, or more")
+    if buckets == 1:
+        return
+    if len(sources) != 1:
+        raise ValueError(
+            f"buckets is {buckets} and the task reads {len(sources)} sources "
+            f"({', '.join(sources)}), whose rows are paired without regard to length; write "
+            "buckets=1, or give each source a task of its own"
+        )
+    for name, records in sources.items():
+        if isinstance(records, MixedRecords) and records.weights:
+            raise ValueError(
+                f'buckets is {buckets} and the mixture "{name}" has weights {records.weights}, by '
+                "which an epoch does not read every record once; write buckets=1, or weights=None"
+            )
+
+
 class _SideBySide:
     """Row i of every stream. Grain's own zip is still experimental."""
 
@@ -188,18 +197,38 @@ class _SideBySide:
         return tuple(stream[i] for stream in self._streams)
 
 
+def _blocks(
+    streams: Sequence[grain.MapDataset[Record]], size: int
+) -> grain.MapDataset[list[tuple[Record, ...]]]:
+    rows = grain.MapDataset.source(_SideBySide(streams))
+    blocks: grain.MapDataset[list[tuple[Record, ...]]] = rows.batch(
+        size, drop_remainder=True, batch_fn=list
+    )
+    return blocks
+
+
 def _stream(name: str, records: Records, seed: int, passages: int) -> grain.MapDataset[Record]:
     """The source's rows without end; row i is a function of ``seed``, ``name`` and i."""
     weights = records.weights if isinstance(records, MixedRecords) else None
     parts = records.parts if isinstance(records, MixedRecords) and weights else (records,)
-    # Seeds that are far apart: the shuffle adds the epoch to its seed, so with neighbouring seeds
-    # one source's order would be another's, an epoch later.
-    entropy = (seed, zlib.crc32(name.encode()))
-    seeds = [int(n) for n in np.random.SeedSequence(entropy).generate_state(len(parts) + 1)]
+    seeds = _seeds(seed, name, len(parts) + 1)
     orders = [_endless(part, own) for part, own in zip(parts, seeds[1:], strict=True)]
     rows = grain.MapDataset.mix(orders, weights) if weights else orders[0]
+    return _choose_of_each(rows, records, seeds[0], passages)
+
+
+def _seeds(seed: int, name: str, count: int) -> list[int]:
+    """Seeds that are far apart: the shuffle adds the epoch to its seed, so with neighbouring seeds
+    one source's order would be another's, an epoch later."""
+    entropy = (seed, zlib.crc32(name.encode()))
+    return [int(n) for n in np.random.SeedSequence(entropy).generate_state(count)]
+
+
+def _choose_of_each(
+    rows: grain.MapDataset[Record], records: Records, seed: int, passages: int
+) -> grain.MapDataset[Record]:
     if records.kind is Ranking:
-        rows = rows.random_map(functools.partial(choose, passages=passages), seed=seeds[0])
+        rows = rows.random_map(functools.partial(choose, passages=passages), seed=seed)
     return rows
 
 
@@ -227,6 +256,19 @@ class _Shuffled:
 
     def _draw(self, epoch: int) -> Any:
         return np.random.default_rng((self._seed, epoch)).permutation(len(self._records))
+
+
+class _Planned:
+    """The records in the order of their buckets, epoch after epoch."""
+
+    def __init__(self, records: Records, plan: Buckets):
+        self._records, self._plan = records, plan
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, i: int) -> Record:
+        return self._records[self._plan.record(i)]
 
 
 def choose(record: Ranking, rng: np.random.Generator, *, passages: int) -> Ranking:
@@ -258,146 +300,3 @@ def choose(record: Ranking, rng: np.random.Generator, *, passages: int) -> Ranki
         scores=scores,
         known=(relevant.id, *(n for n in record.known if n != relevant.id)),
     )
-
-
-class _Assemble:
-    """Turns a list of rows, each a record of every source, into the arrays of a step."""
-
-    def __init__(
-        self,
-        asks: Mapping[str, AskLike],
-        answering: Mapping[str, str],
-        sources: Mapping[str, Records],
-        tokenizers: Mapping[str, TokenizerLike],
-        passages: int,
-        token_labels: Collection[str],
-    ):
-        self._asks, self._sources, self._passages = asks, sources, passages
-        self._tokenizers = {name: tokenizers[model] for name, model in answering.items()}
-        self._token_labels = [label.rsplit(".", 1) for label in token_labels]
-        self._rarity = {
-            name: self._count(name) for name, kind in self._token_labels if kind == "idf"
-        }
-        self._known = {
-            name: min(records.most_known, MOST_KNOWN)
-            for name, records in sources.items()
-            if isinstance(records, (RankingRecords, MixedRecords)) and records.kind is Ranking
-        }
-
-    def __call__(self, rows: Sequence[Sequence[Record]]) -> dict[str, Any]:
-        records = dict(zip(self._sources, zip(*rows, strict=True), strict=True))
-        batch: dict[str, Any] = {"student": {}, "teacher": {}}
-        batch["weight"] = np.ones(len(rows), np.float32)
-        labels = batch["labels"] = {}
-        for source, column in records.items():
-            labels |= self._labels(source, column)
-        done: dict[Any, Any] = {}  # student and teacher often read the same text with one tokenizer
-
-        def request(name: str, content: bool) -> Any:
-            ask = self._asks[name]
-            what = (ask.kind, ask.texts, content, ask.length, id(self._tokenizers[name]))
-            if what not in done:
-                done[what] = self._request(name, content, records)
-            return done[what]
-
-        for name, ask in self._asks.items():
-            side, _, own = name.partition(".")
-            batch[side][own] = request(name, ask.content)
-        for name, kind in self._token_labels:
-            if kind == "content":
-                labels[f"{name}.content"] = _tokens(request(name, True)).keep
-            else:
-                asked = request(name, self._asks[name].content)
-                labels[f"{name}.idf"] = self._rarity[name](_tokens(asked))
-        return batch
-
-    def _labels(self, source: str, column: Sequence[Record]) -> dict[str, Any]:
-        rankings = [record for record in column if isinstance(record, Ranking)]
-        if not rankings:
-            ids = [record.id for record in column if not isinstance(record, Ranking)]
-            return {f"{source}.id": np.asarray(ids, np.int32)}
-        passages = [[p.id for p in r.positives + r.negatives] for r in rankings]
-        known = [record.known for record in rankings]
-        labels = {
-            f"{source}.query_id": np.asarray([record.query_id for record in rankings], np.int32),
-            f"{source}.passage_ids": _padded(passages, self._passages, PADDING_ID, np.int32),
-            f"{source}.known": _padded(known, self._known[source], PADDING_ID, np.int32),
-        }
-        scores = [record.scores for record in rankings if record.scores is not None]
-        if scores:
-            labels[f"{source}.scores"] = _padded(scores, self._passages, 0, np.float32)
-        return labels
-
-    def _request(self, name: str, content: bool, records: Mapping[str, Sequence[Record]]) -> Any:
-        ask = self._asks[name]
-        columns = [_column(text, records) for text in ask.texts]
-        tokenizer = self._tokenizers[name]
-        tokenize = functools.partial(
-            tokenizer.tokenize, ask.kind, content=content, length=ask.length
-        )
-        if all(isinstance(value, str) for column in columns for value in column):
-            return tokenize(columns[0] if len(columns) == 1 else list(zip(*columns, strict=True)))
-        listed = [_side_by_side(values) for values in zip(*columns, strict=True)]
-        real = np.concatenate(
-            [row * self._passages + np.arange(len(own)) for row, own in enumerate(listed)]
-        )
-        request = tokenize([one for own in listed for one in own])
-        spread = functools.partial(
-            _spread,
-            places=real,
-            shape=(len(listed), self._passages),
-            pad=tokenizer.tokenizer.id("pad"),
-        )
-        return jax.tree.map(spread, request, is_leaf=lambda x: isinstance(x, Tokens))
-
-    def _count(self, name: str) -> InverseDocumentFrequency:
-        ask, tokenizer = self._asks[name], self._tokenizers[name]
-        if len(ask.texts) != 1:
-            raise ValueError(f'idf names the ask "{name}", which reads pairs; name one of one text')
-        source, _, field = ask.texts[0].partition(".")
-
-        def texts_of(record: Record) -> Sequence[str]:
-            value = read(record, field)
-            return (value,) if isinstance(value, str) else value
-
-        def tokenize(texts: Sequence[str]) -> Tokens:
-            return _tokens(
-                tokenizer.tokenize(ask.kind, texts, content=ask.content, length=ask.length)
-            )
-
-        return InverseDocumentFrequency(self._sources[source], texts_of, tokenize)
-
-
-def _column(text: str, records: Mapping[str, Sequence[Record]]) -> list[str | tuple[str, ...]]:
-    source, _, field = text.partition(".")
-    return [read(record, field) for record in records[source]]
-
-
-def _side_by_side(values: Sequence[str | tuple[str, ...]]) -> list[Any]:
-    """One entry a passage: its text, or the pair of it and the question."""
-    n = max(len(value) for value in values if isinstance(value, tuple))
-    wide = [(value,) * n if isinstance(value, str) else value for value in values]
-    return list(wide[0] if len(wide) == 1 else zip(*wide, strict=True))
-
-
-def _spread(tokens: Tokens, *, places: Any, shape: tuple[int, int], pad: int) -> Tokens:
-    """Put rows ``[R, T]`` at ``places`` of ``[B, N, T]``, and padding at the others."""
-
-    def put(rows: Any, fill: int | bool) -> Any:
-        out = np.full((shape[0] * shape[1], rows.shape[-1]), fill, rows.dtype)
-        out[places] = rows
-        return out.reshape(*shape, -1)
-
-    return Tokens(put(tokens.ids, pad), put(tokens.mask, False), put(tokens.keep, False))
-
-
-def _tokens(request: Any) -> Tokens:
-    tokens: Tokens = request.tokens
-    return tokens
-
-
-def _padded(rows: Sequence[Sequence[int | float]], width: int, fill: int, dtype: Any) -> Any:
-    out = np.full((len(rows), width), fill, dtype)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row[:width]
-    return out

@@ -4,6 +4,7 @@ All that makes a query differ from a passage is decided here, once, in the token
 ids and masks only.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -17,6 +18,8 @@ from clir_jax.models.tokenizer import TextTokenizer, marker_id, markers_of, punc
 
 class RequestTokenizer:
     """Turns texts into requests for one retriever. Safe to share between threads.
+
+    Two are equal if they turn every text into the same request.
 
     A query of late interaction becomes (``length`` 8, expansion on)::
 
@@ -55,6 +58,17 @@ class RequestTokenizer:
         self.skiplist = punctuation_ids(tokenizer) if skiplist is None else tuple(skiplist)
         self._skipped = np.zeros(tokenizer.size, bool)
         self._skipped[list(self.skiplist)] = True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RequestTokenizer) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @functools.cached_property
+    def _identity(self) -> tuple[Any, ...]:
+        special = tuple(sorted(self.tokenizer.special.items()))
+        return self.spec, self.skiplist, special, self.tokenizer.backend.to_str()
 
     def pieces(self, ids: Sequence[int] | Int[np.ndarray, " T"]) -> list[str]:
         """Return readable pieces, for tables and pictures; see ``TextTokenizer.pieces``."""

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from clir_jax.data import pipeline
-from clir_jax.data.pipeline import MOST_KNOWN, choose, task_dataset
+from clir_jax.data.assembly import MOST_KNOWN
+from clir_jax.data.bitext import BitextTSV
+from clir_jax.data.pipeline import choose, task_dataset
+from clir_jax.data.rankings import RankingJSONL
 from clir_jax.data.records import Passage, Ranking
-from clir_jax.data.sources import BitextTSV, Mixture, RankingJSONL, TextLines
+from clir_jax.data.sources import Mixture, TextLines
 from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.models.requests import EncodePassage, EncodeQuery, Relevance, Tokens
 from clir_jax.models.retriever import LateInteraction
