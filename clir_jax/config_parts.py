@@ -9,6 +9,7 @@ from typing import Literal, NoReturn
 from clir_jax.config_types import Checked, require, require_name
 from clir_jax.data.bitext import BitextMoses, BitextTSV
 from clir_jax.data.collections import AtlasRetrieval, BitextRetrieval, Retrieval
+from clir_jax.data.dpr import DPRJSON
 from clir_jax.data.rankings import Beir, RankingJSONL, TriplesTSV
 from clir_jax.data.sources import Atlas, Mixture, TextLines
 from clir_jax.evaluation.metrics import metric_name
@@ -55,6 +56,7 @@ Source = (
     | TriplesTSV
     | Beir
     | RankingJSONL
+    | DPRJSON
     | TextLines
     | Atlas
     | Mixture

@@ -18,7 +18,9 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Int, UInt8
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
+"""The byte order mark that some programs write before UTF-8."""
+
 _CHUNK = 1 << 24
 _PLACES = 5
 # Characters that leave nothing to read: controls, invisible format characters, private use, spaces,
@@ -126,7 +128,7 @@ def find_files(data_root: str, path: str) -> list[tuple[str, epath.Path]]:
 def content_of(path: epath.Path, name: str) -> mmap.mmap | bytes:
     """The bytes of a file; mapped when it is local, so that they are not held in memory.
 
-    A file whose name ends in ``.gz`` is decompressed, and then is held: its whole text, and 12 %.
+    A file whose name ends in ``.gz`` is held decompressed, with an eighth more while it is read.
 
     Args:
       path: the file.
@@ -146,7 +148,7 @@ def content_of(path: epath.Path, name: str) -> mmap.mmap | bytes:
         raise DataError(f"{name}: cannot be read: {error.strerror or error}") from error
     if name.endswith(".gz") and len(content):
         content = _decompressed(content, name)
-    if content[:3] in (b"", _BOM) and len(content) <= len(_BOM):
+    if content[:3] in (b"", BOM) and len(content) <= len(BOM):
         raise DataError(f"{name}: the file is empty; write at least one record")
     return content
 
@@ -182,6 +184,8 @@ class Lines:
       DataError: if the file cannot be read or is empty, or ``intake`` raises.
     """
 
+    unit = "line"
+
     def __init__(self, path: epath.Path, name: str, intake: Intake):
         self.name = name
         self._content = content_of(path, name)
@@ -189,8 +193,8 @@ class Lines:
         breaks = positions(view, ord("\n"))
         ends = breaks if view[-1] == ord("\n") else np.append(breaks, len(view))
         starts = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
-        if self._content[:3] == _BOM:
-            starts[0] = len(_BOM)
+        if self._content[:3] == BOM:
+            starts[0] = len(BOM)
         returns = (ends > starts) & (view[np.maximum(ends - 1, 0)] == ord("\r"))
         self.starts, self.ends = starts, ends - returns
         self.numbers = np.arange(1, len(starts) + 1)

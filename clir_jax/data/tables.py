@@ -7,43 +7,44 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from clir_jax.data.json_arrays import JSONArray
 from clir_jax.data.reading import DataError, Intake, Lines, find_files, positions
 
 
 class Table:
-    """The lines of several files, numbered through.
+    """The lines of several files, or the records of several JSON arrays, numbered through.
 
     Args:
-      files: checked lines, in order.
+      files: checked lines or arrays, in order.
     """
 
-    def __init__(self, files: Sequence[Lines]):
-        self._files = files
+    def __init__(self, files: Sequence[Lines] | Sequence[JSONArray]):
+        self._files, self.unit = files, files[0].unit
         self._ends = np.cumsum([len(lines) for lines in files])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def _find(self, i: int) -> tuple[Lines, int]:
+    def _find(self, i: int) -> tuple[Lines | JSONArray, int]:
         file = int(np.searchsorted(self._ends, i, "right"))
         return self._files[file], i - (int(self._ends[file - 1]) if file else 0)
 
     def raw(self, i: int) -> bytes:
-        """Line ``i`` as bytes, without its end."""
+        """Line or record ``i`` as bytes, without its end."""
         lines, row = self._find(i)
         return lines.raw(row)
 
     def text(self, i: int) -> str:
-        """Line ``i`` as text, without its end."""
+        """Line or record ``i`` as text, without its end."""
         return self.raw(i).decode()
 
     def place(self, i: int) -> str:
-        """``file:line`` of line ``i``, for messages."""
+        """Where line or record ``i`` is, ``file:line``, for messages."""
         lines, row = self._find(i)
         return lines.place(row)
 
     def raws(self) -> Iterable[bytes]:
-        """All lines in order, as bytes."""
+        """All lines or records in order, as bytes."""
         for lines in self._files:
             yield from map(lines.raw, range(len(lines)))
 
@@ -114,57 +115,51 @@ def open_lines(data_root: str, path: str, intake: Intake, blank: str | None = No
     return Table(files)
 
 
+def open_arrays(data_root: str, path: str) -> Table:
+    """Find the records of JSON arrays; none of them is parsed yet."""
+    return Table([JSONArray(file, name) for name, file in find_files(data_root, path)])
+
+
 _JSON_NAMES: dict[type[Any], str] = {str: "a string", list: "a list", dict: "an object"}
 
 
 def parse_object(
     table: Table, i: int, fields: Mapping[str, type[Any]], required: Sequence[str], intake: Intake
 ) -> dict[str, Any] | None:
-    """Line ``i`` as a JSON object whose ``fields``, where present, have the given types.
+    """Line or record ``i`` as a JSON object whose ``fields``, where present, have the given types.
 
     Strings in it, one level deep in lists and objects too, must be text that UTF-8 can write.
 
     Returns:
       The object, or None where it was refused and bad records are skipped.
     """
-    found, fault = decode_object(table.raw(i), "line", fields, required)
-    if fault is not None:
-        intake.refuse(table.place(i), *fault)
-    return found
-
-
-def decode_object(
-    raw: bytes, what: str, fields: Mapping[str, type[Any]], required: Sequence[str]
-) -> tuple[dict[str, Any] | None, tuple[str, str] | None]:
-    """``raw`` as a JSON object, checked as ``parse_object`` does, or what is wrong with it.
-
-    Args:
-      raw: UTF-8.
-      what: the bytes are, in messages: a line, a record.
-      fields: the types of keys.
-      required: the keys there must be.
-
-    Returns:
-      The object and None, or None and the reason and sentence of a refusal.
-    """
+    what = table.unit
     try:
-        found = json.loads(raw.decode())
+        found = json.loads(table.text(i))
     except (ValueError, RecursionError) as error:
         why = str(error)
         if isinstance(error, json.JSONDecodeError):
             problem = error.msg.removesuffix(" starting at").removesuffix(" at")
             line = f" of its line {error.lineno}" if error.lineno > 1 else ""
             why = f"{problem} at column {error.colno}{line}"
-        return None, ("bad JSON", f"the {what} is not JSON ({why}); write one object a {what}")
+        sentence = f"the {what} is not JSON ({why}); write one object a {what}"
+        intake.refuse(table.place(i), "bad JSON", sentence)
+        return None
     if not isinstance(found, dict):
-        return None, ("wrong JSON type", f"the {what} is JSON but not an object; write {{...}}")
-    fault = _fault(found, fields, required)
-    return (found, None) if fault is None else (None, fault)
+        sentence = f"the {what} is JSON but not an object; write {{...}}"
+        intake.refuse(table.place(i), "wrong JSON type", sentence)
+        return None
+    fault = object_fault(found, fields, required)
+    if fault is not None:
+        intake.refuse(table.place(i), *fault)
+        return None
+    return found
 
 
-def _fault(
+def object_fault(
     found: dict[str, Any], fields: Mapping[str, type[Any]], required: Sequence[str]
 ) -> tuple[str, str] | None:
+    """What is wrong with an object that ``parse_object`` refuses: the reason and a sentence."""
     for name in required:
         if name not in found:
             return "missing key", f'the object has no "{name}"; write {_example(fields)}'
