@@ -65,7 +65,7 @@ class Queries:
     """
 
     def __init__(self, data_root: str, path: str, columns: Sequence[int], intake: Intake):
-        self._json = path.endswith(".jsonl")
+        self._json = path.removesuffix(".gz").endswith(".jsonl")
         self.rows: dict[str, int] = {}
         if min(columns) < 1 or (self._json and max(columns) > 1):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Runs and judgements as files: TREC runs, TREC qrels, and the qrels of BEIR.
+"""Runs as files, in the form of TREC.
 
 Tools break ties between equal scores differently: trec_eval and pytrec_eval put the larger document
 id first, the MS MARCO script of ir-measures the smaller; and pytrec_eval reads scores as float32,
@@ -15,8 +15,6 @@ from clir_jax.files import write_text
 
 Run = Mapping[str, Sequence[tuple[str, float]]]
 Qrels = Mapping[str, Mapping[str, int]]
-
-_BEIR_HEADER = ["query-id", "corpus-id", "score"]
 
 
 def ranked(documents: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
@@ -116,48 +114,6 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, list[tuple[str, float]]]
             raise ValueError(f"{place}: document {document!r} comes twice for query {query!r}")
         documents[document] = score
     return {q: sorted(run[q].items(), key=lambda pair: -pair[1]) for q in run}
-
-
-def read_qrels(path: str | os.PathLike[str]) -> dict[str, dict[str, int]]:
-    """Read relevance judgements, in TREC form or BEIR's.
-
-    Args:
-      path: lines of ``query 0 document relevance`` separated by white space (TREC), or a header
-        ``query-id corpus-id score`` and lines of three columns separated by tabs (BEIR).
-
-    Returns:
-      For every query id, document ids and their relevance.
-
-    Raises:
-      ValueError: with file and line, if a line has another form, a relevance is not a whole number,
-        a document is judged twice with different relevance, or the file has no judgement.
-    """
-    qrels: dict[str, dict[str, int]] = {}
-    beir = None
-    for place, line in _lines(path):
-        if beir is None:
-            beir = line.split() == _BEIR_HEADER
-            if beir:
-                continue
-        fields = line.split("\t") if beir else line.split()
-        form = "query-id corpus-id score, between tabs" if beir else "query 0 document relevance"
-        if len(fields) != (3 if beir else 4):
-            raise ValueError(f"{place}: {len(fields)} columns; expected {form}")
-        query, document, text = fields[0], fields[-2], fields[-1]
-        try:
-            relevance = int(text)
-        except ValueError:
-            raise ValueError(
-                f"{place}: the relevance {text!r} is not a whole number; expected {form}"
-            ) from None
-        if qrels.setdefault(query, {}).setdefault(document, relevance) != relevance:
-            raise ValueError(
-                f"{place}: document {document!r} is judged {relevance} for query {query!r} and "
-                f"{qrels[query][document]} further up; keep one"
-            )
-    if not qrels:
-        raise ValueError(f"{path}: no judgement in the file; expected query 0 document relevance")
-    return qrels
 
 
 def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Evaluation sets, against files written by hand."""
 
+import gzip
 import json
 import os
 
@@ -56,6 +57,18 @@ def test_a_sample_keeps_what_is_judged(folder, sample):
 def test_samples_differ_from_the_first_lines(folder):
     found = Retrieval("c.jsonl", "q.tsv", "r.trec", "sw", sample=20).open(str(folder))
     assert {int(passage[1:]) for passage in found.passage_ids} & set(range(25, 50)) - {40}
+
+
+def test_compressed_files(folder):
+    for name in ("c.jsonl", "q.jsonl", "r.trec"):
+        if name == "q.jsonl":
+            rows = ({"_id": f"q{n}", "text": text} for n, text in enumerate("abc", 1))
+            content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        else:
+            content = (folder / name).read_bytes()
+        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+    found = Retrieval("c.jsonl.gz", "q.jsonl.gz", "r.trec.gz", "sw", name="small").open(str(folder))
+    assert found == RETRIEVAL.open(str(folder))
 
 
 def test_an_unknown_id(folder):

@@ -1,6 +1,7 @@
 """Line indexing against Python's own reading of the same bytes."""
 
 import concurrent.futures
+import gzip
 import random
 import sys
 
@@ -92,6 +93,45 @@ def test_an_empty_file(tmp_path, content):
     assert str(error.value) == "x.txt: the file is empty; write at least one record"
 
 
+def compressed(tmp_path, content):
+    (tmp_path / "x.txt.gz").write_bytes(content)
+    return Lines(epath.Path(tmp_path / "x.txt.gz"), "x.txt.gz", Intake())
+
+
+def test_a_compressed_file_reads_as_the_file(tmp_path):
+    text = "".join(f"line {n} ñ\n" for n in range(5000))
+    found = compressed(tmp_path, gzip.compress(text.encode()))
+    assert [found.text(i) for i in range(len(found))] == text.splitlines()
+    two = compressed(tmp_path, gzip.compress(b"a\n") + gzip.compress(b"b\n"))
+    assert [two.text(i) for i in range(2)] == ["a", "b"], "as cat joins two compressed files"
+
+
+WHOLE = gzip.compress(b"line\n" * 1000)
+AGAIN = "copy or compress it again, or take .gz off its name if it is not compressed"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (WHOLE[:-20], "cannot be decompressed (Compressed file ended before the end-of-stream "
+         f"marker was reached); {AGAIN}"),
+        (WHOLE[:-8] + bytes(8), None),
+        (WHOLE[:12] + b"\xff\xff\xff" + WHOLE[15:], None),
+        (b"line\n", f"cannot be decompressed (Not a gzipped file (b'li')); {AGAIN}"),
+        (gzip.compress(b""), "the file is empty; write at least one record"),
+        (b"", "the file is empty; write at least one record"),
+    ],
+)  # fmt: skip
+def test_a_damaged_compressed_file(tmp_path, content, sentence):
+    with pytest.raises(DataError) as error:
+        compressed(tmp_path, content)
+    if sentence is None:  # zlib words it
+        assert str(error.value).startswith("x.txt.gz: cannot be decompressed (")
+        assert str(error.value).endswith(f"); {AGAIN}")
+    else:
+        assert str(error.value) == f"x.txt.gz: {sentence}"
+
+
 def test_blank_is_what_has_nothing_to_read():
     for text in ["", " ", "\t\r\n", "\u00a0\u3000", "\u200b\ufeff\u00ad", "\0", "\ufffd", "\ue000"]:
         assert is_blank(text), ascii(text)
@@ -155,6 +195,9 @@ def test_a_bucket_is_asked_for_what_is_not_local(monkeypatch):
     monkeypatch.setattr(remote, "read_bytes", lambda path: f"{path}\nb\n".encode())
     found = Lines(epath.Path("gs://bucket/x.txt"), "x.txt", Intake())
     assert [found.text(i) for i in range(2)] == ["gs://bucket/x.txt", "b"]
+    monkeypatch.setattr(remote, "read_bytes", lambda path: gzip.compress(f"{path}".encode()))
+    found = Lines(epath.Path("gs://bucket/x.gz"), "x.gz", Intake())
+    assert found.text(0) == "gs://bucket/x.gz"
     asked = []
     monkeypatch.setattr(
         epath.Path("gs://b").__class__, "is_file", lambda p: asked.append(p) or True

@@ -101,37 +101,3 @@ def test_a_bad_run_is_refused_with_its_line(tmp_path, text, words):
     with pytest.raises(ValueError, match=words) as error:
         runs.read_run(_write(tmp_path, text))
     assert "file.txt" in str(error.value)
-
-
-def test_qrels_of_trec_and_beir_are_the_same(tmp_path):
-    expected = {"q1": {"d1": 1, "d2": -2}, "q2": {"d1": 3}}
-    trec = _write(tmp_path, "q1 0 d1 1\nq1\t0\td2\t-2\n\nq2 0 d1 3\nq2 0 d1 3\n", "trec")
-    beir = _write(
-        tmp_path,
-        "\ufeffquery-id\tcorpus-id\tscore\r\nq1\td1\t1\r\nq1\td2\t-2\r\nq2\td1\t3\r\n",
-        "beir",
-    )
-    assert runs.read_qrels(trec) == expected
-    assert runs.read_qrels(beir) == expected
-
-
-def test_beir_ids_may_hold_spaces(tmp_path):
-    path = _write(tmp_path, "query-id\tcorpus-id\tscore\nq 1\td 1\t1\n")
-    assert runs.read_qrels(path) == {"q 1": {"d 1": 1}}
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("q 0 d 1\nq 0 d\n", "line 2: 3 columns; expected query 0 document relevance"),
-        ("q 0 d yes\n", "line 1: the relevance 'yes' is not a whole number"),
-        ("q 0 d 1\nq 0 d 2\n", "line 2: document 'd' is judged 2 for query 'q' and 1 further up"),
-        ("query-id\tcorpus-id\tscore\nq d 1\n", "line 2: 1 columns; expected query-id"),
-        ("query-id\tcorpus-id\tscore\n", "no judgement in the file"),
-        ("", "no judgement in the file"),
-    ],
-)
-def test_bad_qrels_are_refused_with_their_line(tmp_path, text, words):
-    with pytest.raises(ValueError, match=words) as error:
-        runs.read_qrels(_write(tmp_path, text))
-    assert "file.txt" in str(error.value)
