@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 
 from clir_jax import config_files
-from clir_jax.config import Artifact, Collection, FromStage, Run, Source, Stage, Work
+from clir_jax.config import Artifact, Collection, FromStage, Mine, Run, Score, Source, Stage, Work
 from clir_jax.data.collections import Collection as OpenedCollection
 from clir_jax.data.rankings import RankingJSONL
 from clir_jax.data.reading import DataError, find_files
@@ -27,6 +28,7 @@ from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.evaluation.retrieval import Progress, TextEncoder
 from clir_jax.files import write_json
 from clir_jax.models.formats import LoadedRetriever
+from clir_jax.models.requests import Embeddings
 
 FORMAT = 1
 _ABOUT, _RECORDS = "about.json", "records.jsonl"
@@ -85,6 +87,20 @@ class Workplace:
                 "language; give each part a work of its own"
             )
         return records
+
+
+def check_finite(work: Mine | Score, told: Embeddings) -> Embeddings:
+    """Refuse a broken model's answers here: in a maximum over tokens, a NaN may go unseen.
+
+    Raises:
+      DataError: if a number is not finite.
+    """
+    if not np.isfinite(told.vectors).all():
+        raise DataError(
+            f"work {work.name}: the model {work.model!r} answers with numbers that are not finite; "
+            "look for where its training went wrong, or name another"
+        )
+    return told
 
 
 def ensure(

@@ -18,6 +18,7 @@ from clir_jax.evaluation.search import top_k
 from clir_jax.models.requests import Embeddings
 from clir_jax.training.artifacts import (
     Workplace,
+    check_finite,
     ensure,
     model_print,
     source_print,
@@ -49,8 +50,8 @@ def mine(work: Mine, place: Workplace) -> str:
       The hash of the content.
 
     Raises:
-      DataError: if the source gives no rankings, the corpus no passages, or no record at all gets a
-        negative.
+      DataError: if the source gives no rankings, the corpus no passages, the model numbers that are
+        not finite, or no record at all gets a negative.
     """
     lexical = work.model == "bm25"
     inputs = {
@@ -66,7 +67,7 @@ def mine(work: Mine, place: Workplace) -> str:
         if lexical:
             search = _bm25(passages, work.depth)
         else:
-            search = _encoded(place.encoder(work.model), passages, work.depth)
+            search = _encoded(work, place.encoder(work.model), passages)
         lists = _lists(work, place, records, passages, search)
         write_rankings(directory, records, _BLOCK, lists, place.progress)
         return {**_count(work, place, directory), "language": records.languages[0]}
@@ -133,9 +134,9 @@ def _bm25(passages: Sequence[str], depth: int) -> Search:
     return search
 
 
-def _encoded(encoder: TextEncoder, passages: Sequence[str], depth: int) -> Search:
+def _encoded(work: Mine, encoder: TextEncoder, passages: Sequence[str]) -> Search:
     def search(questions: Sequence[str], progress: Progress) -> list[list[int]]:
-        queries = encoder.queries(questions)
+        queries = check_finite(work, encoder.queries(questions))
         places: list[np.ndarray] = []
 
         def blocks() -> Iterator[Embeddings]:
@@ -144,10 +145,10 @@ def _encoded(encoder: TextEncoder, passages: Sequence[str], depth: int) -> Searc
                 places.append(rows)
                 done += len(rows)
                 progress(done, len(passages))
-                yield block
+                yield check_finite(work, block)
 
         with jax.set_mesh(encoder.mesh):
-            _, arrivals = top_k(queries, blocks(), depth)
+            _, arrivals = top_k(queries, blocks(), work.depth)
         found: list[list[int]] = np.concatenate(places)[arrivals].tolist()
         return found
 

@@ -1,6 +1,5 @@
 """``Score``: rankings with a model's score of every passage."""
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,19 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from clir_jax.config import Score
-from clir_jax.data.reading import DataError
 from clir_jax.data.records import Ranking
 from clir_jax.evaluation.retrieval import TextEncoder
 from clir_jax.mesh import row_shards
 from clir_jax.models.requests import Embeddings
 from clir_jax.ops.maxsim import maxsim
-from clir_jax.training.artifacts import Workplace, ensure, model_print, source_print, write_rankings
+from clir_jax.training.artifacts import (
+    Workplace,
+    check_finite,
+    ensure,
+    model_print,
+    source_print,
+    write_rankings,
+)
 
 # Records scored together: their questions against every passage of any of them, which costs a
 # hundredth of encoding the passages.
@@ -40,7 +45,7 @@ def score(work: Score, place: Workplace) -> str:
       The hash of the content.
 
     Raises:
-      DataError: if the source gives no rankings, or a score is not finite.
+      DataError: if the source gives no rankings, or the model's answers are not finite.
     """
     inputs = {
         "model": model_print(place.model_directory(work.model)),
@@ -52,13 +57,8 @@ def score(work: Score, place: Workplace) -> str:
         encoder, language = place.encoder(work.model), records.languages[0]
 
         def lists(block: Sequence[Ranking], rows: range) -> Iterator[tuple[list[str], Any]]:
-            scores = scores_of(encoder, block, language)
-            for row, record, own in zip(rows, block, scores, strict=True):
-                if not np.isfinite(own).all():
-                    raise DataError(
-                        f"work {work.name}: a score of record {row} is not finite; check the "
-                        f"model {work.model}"
-                    )
+            scores = _scores(work, encoder, block, language)
+            for record, own in zip(block, scores, strict=True):
                 yield [passage.text for passage in record.negatives], own
 
         write_rankings(directory, records, _BLOCK, lists, place.progress)
@@ -67,38 +67,29 @@ def score(work: Score, place: Workplace) -> str:
     return ensure(work, place, inputs, make)
 
 
-def scores_of(
-    encoder: TextEncoder, records: Sequence[Ranking], language: str
+def _scores(
+    work: Score, encoder: TextEncoder, records: Sequence[Ranking], language: str
 ) -> list[Float[np.ndarray, " N"]]:
-    """Score the passages of each record for its question.
-
-    Args:
-      encoder: the retriever.
-      records: rankings, 64 at most.
-      language: of the questions.
-
-    Returns:
-      Of each record, ``[N]`` float32 scores of positives, then negatives.
-    """
+    """Of each record of a block, ``[N]`` float32 scores of positives, then negatives."""
     texts = [[p.text for p in record.positives + record.negatives] for record in records]
     passages = list(dict.fromkeys(text for own in texts for text in own))
     columns = {text: n for n, text in enumerate(passages)}
-    queries = _questions(encoder, [record.queries[language] for record in records])
+    asked = encoder.queries([record.queries[language] for record in records])
+    queries = _widened(check_finite(work, asked), encoder.tokenizer.spec.query_length)
     table = np.empty((len(records), len(passages)), np.float32)
     for places, block in encoder.passages(passages):
+        padded = _padded(check_finite(work, block), _STEP * row_shards(encoder.mesh))
         with jax.set_mesh(encoder.mesh):
-            found = _all_pairs(queries, _padded(block, _STEP * row_shards(encoder.mesh)))
+            found = _all_pairs(queries, padded)
         table[:, places] = np.asarray(found)[: len(records), : len(places)]
     return [table[row, [columns[text] for text in own]] for row, own in enumerate(texts)]
 
 
-def _questions(encoder: TextEncoder, texts: Sequence[str]) -> Embeddings:
-    """Encode questions to one shape, whatever their number and lengths."""
-    queries = encoder.queries(texts)
-    missing = encoder.tokenizer.spec.query_length - queries.mask.shape[1]
-    tokens = 0 if queries.mask.shape[1] == 1 else missing
+def _widened(queries: Embeddings, width: int) -> Embeddings:
+    """Bring questions to one shape, whatever their number and lengths."""
+    missing = 0 if queries.mask.shape[1] == 1 else width - queries.mask.shape[1]
     widened: Embeddings = jax.tree.map(
-        lambda x: np.pad(x, ((0, 0), (0, tokens)) + ((0, 0),) * (x.ndim - 2)), queries
+        lambda x: np.pad(x, ((0, 0), (0, missing)) + ((0, 0),) * (x.ndim - 2)), queries
     )
     return _padded(widened, _BLOCK)
 
@@ -111,7 +102,7 @@ def _padded(block: Embeddings, multiple: int) -> Embeddings:
     return padded
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def _all_pairs(queries: Embeddings, passages: Embeddings) -> Array:
     # In full float32, also where the hardware's default is less.
     with jax.default_matmul_precision("highest"):

@@ -1,0 +1,323 @@
+"""Artifacts: made once, gone on with, made again when they are stale, and the log says why."""
+
+import dataclasses
+import json
+
+import pytest
+
+from clir_jax.config import Artifact, Mine, Rounds, Run, Score
+from clir_jax.data import demo
+from clir_jax.data.collections import AtlasRetrieval, Retrieval
+from clir_jax.data.rankings import Beir, RankingJSONL
+from clir_jax.data.reading import DataError
+from clir_jax.data.sources import Atlas, Mixture, TextLines
+from clir_jax.training.artifacts import (
+    content_print,
+    ensure,
+    model_print,
+    records_source,
+    source_print,
+    write_rankings,
+)
+from tests.training.workshop import (
+    CORPUS,
+    RANKINGS,
+    Killed,
+    Workshop,
+    bytes_of,
+    stage,
+    write_data,
+)
+
+WORK = Mine("mined", "bm25", RANKINGS, CORPUS)
+INPUTS = {"model": "m1", "source": "s1"}
+
+
+@pytest.fixture
+def shop(tmp_path):
+    return Workshop(tmp_path, (WORK,))
+
+
+def make(directory, text="content"):
+    (directory / "sub").mkdir(exist_ok=True)
+    (directory / "sub" / "one.bin").write_text(text)
+    (directory / "two.bin").write_text("2")
+    return {"language": "sw"}
+
+
+def refuse(directory):
+    pytest.fail("it was made again")
+
+
+def test_what_is_there_and_fresh_is_taken(shop):
+    place = shop.place("mined")
+    content = ensure(WORK, place, INPUTS, make)
+    before = bytes_of(place.directory)
+    assert ensure(WORK, place, INPUTS, refuse) == content == content_print(place.directory)
+    assert bytes_of(place.directory) == before
+    assert shop.said == []
+    about = json.loads(before["about.json"])
+    assert about.pop("content") == content
+    assert about == {
+        "format": 1,
+        "settings": {
+            "type": "Mine",
+            "name": "mined",
+            "model": "bm25",
+            "source": {
+                "type": "RankingJSONL",
+                "path": "rankings.jsonl",
+                "query_language": "sw",
+                "on_bad_record": "error",
+            },
+            "corpus": {
+                "type": "TextLines",
+                "path": "corpus.txt",
+                "language": "en",
+                "on_bad_record": "error",
+            },
+            "negatives": 8,
+            "depth": 100,
+        },
+        "inputs": INPUTS,
+        "facts": {"language": "sw"},
+        "files": {"sub/one.bin": 7, "two.bin": 1},
+    }
+
+
+def test_the_content_decides_the_hash(shop):
+    def hashed(name, text):
+        return ensure(WORK, shop.place(name), INPUTS, lambda folder: make(folder, text))
+
+    assert hashed("a", "content") == hashed("b", "content") != hashed("c", "Content")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("work", "inputs", "reason"),
+    [
+        (WORK, {"model": "m2", "source": "s1"}, "its model changed"),
+        (WORK, {"model": "m1", "source": "s2"}, "its source changed"),
+        (WORK, {"model": "m1"}, "its source changed"),
+        (WORK, {**INPUTS, "corpus": "c1"}, "its corpus changed"),
+        (dataclasses.replace(WORK, negatives=3), INPUTS, "its negatives changed"),
+        (
+            dataclasses.replace(WORK, corpus=TextLines("corpus.txt", "fr")),
+            INPUTS,
+            "its corpus.language changed",
+        ),
+    ],
+)
+def test_of_other_inputs_it_is_begun_anew(shop, finished, work, inputs, reason):
+    def killed(directory):
+        make(directory, "old")
+        raise Killed
+
+    if finished:
+        ensure(WORK, shop.place("mined"), INPUTS, make)
+    else:
+        with pytest.raises(Killed):
+            ensure(WORK, shop.place("mined"), INPUTS, killed)
+
+    def from_nothing(directory):
+        assert [path.name for path in directory.iterdir()] == ["about.json"]
+        return make(directory, "new")
+
+    shop.works = (work,)
+    ensure(work, shop.place("mined"), inputs, from_nothing)
+    assert shop.said == [f"artifact mined is built again: {reason}"]
+    ensure(work, shop.place("mined"), inputs, refuse)
+
+
+def damage(name, text):
+    def change(directory):
+        if text is None:
+            (directory / name).unlink()
+        else:
+            (directory / name).write_text(text)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (damage("two.bin", None), "two.bin is missing"),
+        (damage("sub/one.bin", "short"), "sub/one.bin has 5 bytes and had 7"),
+        (damage("about.json", None), "about.json is missing"),
+        (damage("about.json", "{"), "about.json cannot be read"),
+        (damage("about.json", "{}"), "about.json cannot be read"),
+        (damage("about.json", "[]"), "about.json cannot be read"),
+        (damage("about.json", '{"format": 0}'), "its format is 0, and this version writes 1"),
+    ],
+)
+def test_what_is_damaged_is_made_again(shop, change, reason):
+    place = shop.place("mined")
+    content = ensure(WORK, place, INPUTS, make)
+    whole = bytes_of(place.directory)
+    change(place.directory)
+    assert ensure(WORK, place, INPUTS, make) == content
+    assert bytes_of(place.directory) == whole
+    assert shop.said == [f"artifact mined is built again: {reason}"]
+
+
+def test_what_was_interrupted_is_gone_on_with(shop):
+    def killed(directory):
+        make(directory)
+        raise Killed
+
+    place = shop.place("mined")
+    with pytest.raises(Killed):
+        ensure(WORK, place, INPUTS, killed)
+    with pytest.raises(DataError) as error:
+        content_print(place.directory)
+    assert str(error.value) == (
+        f"{place.directory}: there is no finished artifact here; let the run carry out the work "
+        "that writes it"
+    )
+
+    def go_on(directory):
+        assert (directory / "sub" / "one.bin").read_text() == "content"
+        return {"language": "sw"}
+
+    ensure(WORK, place, INPUTS, go_on)
+    assert shop.said == []
+
+
+def test_a_work_inside_rounds_has_its_settings_too(shop):
+    inside = dataclasses.replace(
+        shop.place("mined"), run=Run("r", (Rounds("g", 2, (WORK, stage())),))
+    )
+    ensure(WORK, inside, INPUTS, make)
+    about = json.loads((inside.directory / "about.json").read_text())
+    assert about["settings"]["name"] == "mined"
+
+
+def lists(records, rows):
+    return [([f"n{row} {i}" for i in range(row % 3)], None) for row in rows]
+
+
+def test_rankings_after_a_kill_at_any_byte(tmp_path):
+    rows, _ = write_data(tmp_path, records=7)
+    records = RANKINGS.open(str(tmp_path))
+
+    def write(folder, progress=lambda *told: None):
+        folder.mkdir(exist_ok=True)
+        write_rankings(folder, records, 3, lists, progress)
+        return (folder / "records.jsonl").read_bytes()
+
+    whole = write(tmp_path / "whole")
+    assert [json.loads(line) for line in whole.splitlines()] == [
+        {**row, "negatives": own} for row, (own, _) in zip(rows, lists(None, range(7)), strict=True)
+    ]
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for size in range(0, len(whole) + 1, 7):
+        (tmp_path / "cut").mkdir(exist_ok=True)
+        (tmp_path / "cut" / "records.jsonl").write_bytes(whole[:size])
+        told = []
+        assert write(tmp_path / "cut", lambda *now, told=told: told.append(now)) == whole
+        # Whole blocks of three are kept, and nothing is done twice.
+        kept = sum(end <= size for end in ends)
+        first = kept if kept == 7 else kept // 3 * 3
+        assert told == [*((start, 7) for start in range(first, 7, 3)), (7, 7)]
+
+
+def test_a_question_is_read_in_a_language_that_all_have(tmp_path):
+    write_data(tmp_path)
+    line = '{"query": "where", "queries": {"sw": "wapi"}, "positives": ["p"]}\n'
+    (tmp_path / "more.jsonl").write_text(line)
+    both = Mixture((RANKINGS, RankingJSONL("more.jsonl", "en")))
+    records = both.open(str(tmp_path))
+    (tmp_path / "out").mkdir()
+    write_rankings(tmp_path / "out", records, 5, lists, lambda *told: None)
+    (tmp_path / "out" / "about.json").write_text('{"content": "", "facts": {"language": "sw"}}')
+    again = records_source(tmp_path / "out").open("elsewhere")
+    assert len(again) == len(records)
+    for i in range(len(records)):
+        assert again[i].queries == records[i].queries
+        assert next(iter(again[i].queries)) == "sw"
+    (tmp_path / "more.jsonl").write_text('{"query": "where", "positives": ["p"]}\n')
+    none = Mixture((RANKINGS, RankingJSONL("more.jsonl", "fr")))
+    work = Score("scored", "model", none)
+    with pytest.raises(DataError) as error:
+        Workshop(tmp_path, (work,)).place("scored").rankings(work, none)
+    assert str(error.value) == (
+        "work scored: the parts of its source ask their questions in no common language; give each "
+        "part a work of its own"
+    )
+
+
+def test_a_work_on_something_else_than_rankings(tmp_path):
+    write_data(tmp_path)
+    work = Score("scored", "model", CORPUS)
+    with pytest.raises(DataError) as error:
+        Workshop(tmp_path, (work,)).place("scored").rankings(work, CORPUS)
+    assert str(error.value) == (
+        "work scored: its source gives text records; give rankings, which are questions with "
+        "passages"
+    )
+
+
+def test_the_print_of_a_model_is_that_of_its_files(tmp_path):
+    seen = set()
+
+    def another():
+        seen.add(model_print(tmp_path))
+        return len(seen)
+
+    (tmp_path / "a").write_text("1")
+    assert another() == 1
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b").write_text("1")
+    assert another() == 2
+    (tmp_path / "a").write_text("2")
+    assert another() == 3
+    (tmp_path / "a").rename(tmp_path / "c")
+    assert another() == 4
+    (tmp_path / "c").rename(tmp_path / "a")
+    (tmp_path / "a").write_text("1")
+    assert another() == 4, "what is as it was has the print it had"
+
+
+def test_the_print_of_a_source_is_that_of_what_it_reads(tmp_path):
+    shop = Workshop(tmp_path)
+
+    def printed(source):
+        return source_print(source, shop.place("x"))
+
+    names = ("c.jsonl", "q.tsv", "r.trec", "en.tsv", "a.txt", "b.txt")
+
+    def write(changed=""):
+        for name in names:
+            (tmp_path / name).write_text(f"one\t{name == changed:d}\n")
+
+    beir = Beir("c.jsonl", "q.tsv", "r.trec", "sw", translations={"en": "en.tsv", "so": 2})
+    text = TextLines("[ab].txt", "sw")
+    collection = Retrieval("c.jsonl", "q.tsv", "r.trec", "sw")
+    mixture = Mixture((beir, Artifact("mined"), TextLines("a.txt", "sw")))
+    reads = [(beir, names[:4]), (text, names[4:]), (collection, names[:3]), (mixture, names[:5])]
+    for source, files in reads:
+        write()
+        before = printed(source)
+        for name in names:
+            write(name)
+            assert (printed(source) != before) == (name in files), name
+        write()
+        assert printed(source) == before
+    before = printed(mixture)
+    shop.content = "two"
+    assert printed(mixture) != before
+    assert printed(text) != printed(dataclasses.replace(text, language="en"))
+
+
+def test_the_print_of_built_in_data_counts_them(tmp_path, monkeypatch):
+    place = Workshop(tmp_path).place("x")
+    sources = (Atlas("text", "sw"), Atlas("ranking", "sw"), AtlasRetrieval("sw"))
+    before = [source_print(source, place) for source in sources]
+    assert len(set(before)) == 3
+    assert [source_print(source, place) for source in sources] == before
+    for name in ("questions", "bitext"):
+        whole = getattr(demo, name)
+        monkeypatch.setattr(demo, name, lambda *given, whole=whole: whole(*given)[1:])
+    after = [source_print(source, place) for source in sources]
+    assert all(one != other for one, other in zip(before, after, strict=True))
