@@ -10,8 +10,10 @@ from clir_jax.config_types import Checked, require, require_name
 from clir_jax.data.bitext import BitextMoses, BitextTSV
 from clir_jax.data.collections import AtlasRetrieval, BitextRetrieval, Retrieval
 from clir_jax.data.dpr import DPRJSON
+from clir_jax.data.hub_datasets import HubDataset
 from clir_jax.data.rankings import Beir, RankingJSONL, TriplesTSV
 from clir_jax.data.sources import Atlas, Mixture, TextLines
+from clir_jax.data.tfds import TFDS
 from clir_jax.evaluation.metrics import metric_name
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.retriever import Dense, LateInteraction
@@ -57,6 +59,8 @@ Source = (
     | Beir
     | RankingJSONL
     | DPRJSON
+    | TFDS
+    | HubDataset
     | TextLines
     | Atlas
     | Mixture
