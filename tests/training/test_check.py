@@ -8,14 +8,15 @@ import pytest
 from clir_jax.config import (
     Evaluate,
     FromStage,
+    Generate,
     Group,
     MeshShape,
     Optimizer,
     ReplaceVocabulary,
+    Rounds,
     Run,
     Scratch,
     Stage,
-    Stop,
     Task,
     TrainVocabulary,
 )
@@ -200,10 +201,8 @@ def test_a_tokenizer_with_another_name_is_not_looked_for(capsys):
             r"stages\.teacher\.tasks\.InfoNCE\.batch_size is 32, which the mesh's 48 row shards .*",
         ),
         (
-            lambda: Run(
-                "r", (stage(stop=Stop(), evaluate=Evaluate({"sw": AtlasRetrieval("sw")}, 2)),)
-            ),
-            r"stages\.teacher\.stop is Stop\(patience=5\), which this version does not carry out.*",
+            lambda: Run("r", (stage(), Generate("asked", "x", Atlas("text", "en"), ("sw",)))),
+            r"stages\.asked is Generate, and this version has no query generators; write .*",
         ),
     ],
 )
@@ -218,3 +217,20 @@ def test_every_recipe_can_be_built(name, capsys):
     told = lines(run, capsys)
     for stage in run.training_stages():
         assert any(re.match(rf"{stage.name}: \w+, [\d.]+ M parameters", line) for line in told)
+
+
+def test_rounds_are_built_as_they_begin_and_told_once(capsys):
+    """The stage starts from itself: the first time from what its rounds start with."""
+    told = lines(load(str(Path(__file__).with_name("rounds_recipe.py"))), capsys)
+    assert [line.split(",")[0] for line in told] == [
+        "warm: LateInteraction",
+        "mined.1: Mine",
+        "ranker.1: LateInteraction",
+        "answers: EncodeTeacher",
+        "distil: LateInteraction",
+        "again: 2 rounds of mined",
+    ]
+    wide = stage("wide", init=FromStage("wide"), model=WIDE)
+    group = Rounds("again", 2, (wide,), start={"wide": FromStage("teacher")})
+    with pytest.raises(ConfigError, match=r"^stages\.wide\.model has other parameters"):
+        check(Run("r", (stage(), group)), data_required=False)
