@@ -187,6 +187,18 @@ def test_a_saved_skiplist_is_used_as_it_is():
     assert RequestTokenizer(tokenizer, SPECS[2], skiplist=[comma]).skiplist == ()
 
 
+def test_tokenizers_are_equal_if_they_read_alike():
+    def make(backend=bert, spec=SPECS[0], skiplist=None):
+        return RequestTokenizer(add_markers(backend(), spec)[0], spec, skiplist=skiplist)
+
+    one = make()
+    assert one == make()
+    assert hash(one) == hash(make())
+    assert one.tokenizer is not make().tokenizer
+    others = [make(xlmr), make(spec=SPECS[1]), make(skiplist=[PIECES.index(",")])]
+    assert all(one != other for other in [*others, one.tokenizer])
+
+
 def test_an_unknown_word_is_kept_and_a_batch_may_be_empty():
     tokenizer, _ = add_markers(bert(), SPECS[0])
     requests = RequestTokenizer(tokenizer, SPECS[0])
