@@ -8,9 +8,15 @@ from typing import Literal, NoReturn
 
 from clir_jax.config_types import Checked, require, require_name
 from clir_jax.data.bitext import BitextMoses, BitextTSV
-from clir_jax.data.collections import AtlasRetrieval, BitextRetrieval, Retrieval
+from clir_jax.data.collections import (
+    AtlasRetrieval,
+    BitextRetrieval,
+    IRDatasetRetrieval,
+    Retrieval,
+)
 from clir_jax.data.dpr import DPRJSON
 from clir_jax.data.hub_datasets import HubDataset
+from clir_jax.data.ir import IRDataset
 from clir_jax.data.rankings import Beir, RankingJSONL, TriplesTSV
 from clir_jax.data.sources import Atlas, Mixture, TextLines
 from clir_jax.data.tfds import TFDS
@@ -59,6 +65,7 @@ Source = (
     | Beir
     | RankingJSONL
     | DPRJSON
+    | IRDataset
     | TFDS
     | HubDataset
     | TextLines
@@ -66,7 +73,7 @@ Source = (
     | Mixture
     | Artifact
 )
-Collection = Retrieval | AtlasRetrieval | BitextRetrieval
+Collection = Retrieval | IRDatasetRetrieval | AtlasRetrieval | BitextRetrieval
 Model = Dense | LateInteraction
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from clir_jax.data import demo
 from clir_jax.data.bitext import BitextTSV
+from clir_jax.data.ir_files import IRFiles, IRPassages
 from clir_jax.data.judgements import Corpus, Qrels, Queries, passage_text, read_qrels
 from clir_jax.data.reading import Intake, Report
 
@@ -66,10 +67,7 @@ class Retrieval:
     on_bad_record: str = "error"
 
     def __post_init__(self) -> None:
-        if self.sample is not None and self.sample < 1:
-            raise ValueError(
-                f"Retrieval.sample is {self.sample}; write a number of passages, or None"
-            )
+        _check_sample("Retrieval", self.sample)
 
     def open(self, data_root: str) -> Collection:
         """Read and check all files.
@@ -83,7 +81,7 @@ class Retrieval:
         qrels = read_qrels(data_root, self.qrels, queries.rows, corpus.rows, intake)
         intake.leave_out("query without a judged passage", len(queries.rows) - len(qrels))
         query_ids = [query for query in queries.rows if query in qrels]
-        passage_ids = self._searched(list(corpus.rows), qrels)
+        passage_ids = _sampled(list(corpus.rows), qrels, self.sample)
         return Collection(
             name=self.name,
             language=self.language,
@@ -99,14 +97,83 @@ class Retrieval:
         """The files it reads."""
         return (self.corpus, self.queries, self.qrels)
 
-    def _searched(self, passage_ids: list[str], qrels: Qrels) -> list[str]:
-        if self.sample is None or self.sample >= len(passage_ids):
-            return passage_ids
-        chosen = {passage for judged in qrels.values() for passage in judged}
-        others = [passage for passage in passage_ids if passage not in chosen]
-        order = np.random.default_rng(_SAMPLE_SEED).permutation(len(others))
-        chosen.update(others[n] for n in order[: max(0, self.sample - len(chosen))])
-        return [passage for passage in passage_ids if passage in chosen]
+
+@dataclasses.dataclass(frozen=True)
+class IRDatasetRetrieval:
+    """A judged collection that ``ir_datasets`` has, which downloads what it does not have yet.
+
+    Queries without a judged passage are left out, and counted in the report.
+
+    Args:
+      id: as in ``"beir/scifact/test"``.
+      language: of the queries.
+      query_field, passage_field, corpus: as ``IRDataset`` takes them.
+      sample, name, on_bad_record: as ``Retrieval`` takes them.
+    """
+
+    id: str
+    language: str
+    query_field: str = ""
+    passage_field: str = ""
+    corpus: str = ""
+    sample: int | None = None
+    name: str = "ir_datasets"
+    on_bad_record: str = "error"
+
+    def __post_init__(self) -> None:
+        _check_sample("IRDatasetRetrieval", self.sample)
+
+    def open(self, data_root: str) -> Collection:
+        """Download what is missing, and read and check it; ``data_root`` is not read.
+
+        Raises:
+          DataError: if there is no such id, it cannot be read or lacks queries, judgements or
+            documents, or it holds a bad record.
+        """
+        intake = Intake(self.on_bad_record)
+        files = IRFiles(self.id, ("queries", "qrels"))
+        corpus = IRPassages(self.corpus or self.id, self.passage_field, intake)
+        queries = files.queries({self.language: self.query_field}, intake)
+        qrels = files.qrels(queries, intake)
+        # Of a sample only the ids are held, not millions of texts.
+        texts = {name: "" if self.sample else text for name, text in corpus.all()}
+        for query, judged in list(qrels.items()):
+            unknown = [passage for passage in judged if passage not in texts]
+            for passage in unknown:
+                corpus.refuse_unknown(passage, f"{self.id} qrels")
+                del judged[passage]
+            if not judged:
+                del qrels[query]
+        intake.leave_out("query without a judged passage", len(queries) - len(qrels))
+        passage_ids = _sampled(list(texts), qrels, self.sample)
+        if self.sample:
+            texts = corpus.texts(passage_ids)
+        query_ids = [query for query in queries if query in qrels]
+        return Collection(
+            name=self.name,
+            language=self.language,
+            passage_ids=passage_ids,
+            passages=[texts[passage] for passage in passage_ids],
+            query_ids=query_ids,
+            queries=[queries[query][0] for query in query_ids],
+            qrels={query: qrels[query] for query in query_ids},
+            report=intake.finish(len(query_ids), self.id),
+        )
+
+
+def _check_sample(kind: str, sample: int | None) -> None:
+    if sample is not None and sample < 1:
+        raise ValueError(f"{kind}.sample is {sample}; write a number of passages, or None")
+
+
+def _sampled(passage_ids: list[str], qrels: Qrels, sample: int | None) -> list[str]:
+    if sample is None or sample >= len(passage_ids):
+        return passage_ids
+    chosen = {passage for judged in qrels.values() for passage in judged}
+    others = [passage for passage in passage_ids if passage not in chosen]
+    order = np.random.default_rng(_SAMPLE_SEED).permutation(len(others))
+    chosen.update(others[n] for n in order[: max(0, sample - len(chosen))])
+    return [passage for passage in passage_ids if passage in chosen]
 
 
 @dataclasses.dataclass(frozen=True)

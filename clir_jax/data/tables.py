@@ -170,7 +170,7 @@ def object_fault(
             return "wrong JSON type", sentence
         inner = value.values() if isinstance(value, dict) else value
         for text in [value] if isinstance(value, str) else inner:
-            if isinstance(text, str) and not _is_unicode(text):
+            if isinstance(text, str) and not is_unicode(text):
                 sentence = f'"{name}" holds half a surrogate pair (\\ud800 to \\udfff); remove it'
                 return "not Unicode text", sentence
     return None
@@ -181,7 +181,8 @@ def _example(fields: Mapping[str, type[Any]]) -> str:
     return "{" + ", ".join(f'"{name}": {empty[kind]}' for name, kind in fields.items()) + "}"
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can write a text."""
     try:
         text.encode()
     except UnicodeEncodeError:  # JSON can spell half a surrogate pair, which no tokenizer takes

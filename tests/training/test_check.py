@@ -21,10 +21,19 @@ from clir_jax.config import (
     TrainVocabulary,
 )
 from clir_jax.config_files import ConfigError, load
-from clir_jax.data.bitext import BitextTSV
-from clir_jax.data.collections import AtlasRetrieval, BitextRetrieval, Retrieval
+from clir_jax.data.bitext import BitextMoses, BitextTSV
+from clir_jax.data.collections import (
+    AtlasRetrieval,
+    BitextRetrieval,
+    IRDatasetRetrieval,
+    Retrieval,
+)
+from clir_jax.data.dpr import DPRJSON
+from clir_jax.data.hub_datasets import HubDataset
+from clir_jax.data.ir import IRDataset
 from clir_jax.data.rankings import Beir
 from clir_jax.data.sources import Atlas, Mixture, TextLines
+from clir_jax.data.tfds import TFDS
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.retriever import Dense, LateInteraction
 from clir_jax.objectives.contrastive import InfoNCE
@@ -128,16 +137,23 @@ def test_missing_data_are_listed_once_and_an_error_when_required(tmp_path, capsy
         "files": Retrieval("c.jsonl", "test.tsv", "r.trec", "sw"),
         "pairs": BitextRetrieval("b/*.tsv", "sw", 5, distractors="d.jsonl"),
         "atlas": AtlasRetrieval("sw"),
+        "id": IRDatasetRetrieval("an/id", "sw", corpus="another/id"),
     }
-    first = stage(source=Mixture((english, english)), evaluate=Evaluate(tests))
+    # Ids and names are no files here, whatever they look like.
+    named = (IRDataset("an/id", query_field="title"), HubDataset("no.parquet"), TFDS("a/name"))
+    sources = (english, english, DPRJSON("dpr.json.gz"), *named)
+    first = stage(source=Mixture(sources), evaluate=Evaluate(tests))
+    aligned = BitextMoses("m.en", "m.sw.gz", "sw")
     swapped = distilled(
         BitextTSV("none/*.tsv", "sw"),
-        vocabulary=ReplaceVocabulary("vocab/v.txt", (TextLines("t.txt", "sw"), tests["pairs"])),
+        vocabulary=ReplaceVocabulary(
+            "vocab/v.txt", (TextLines("t.txt", "sw"), aligned, tests["pairs"])
+        ),
     )
     run = Run("r", (first, swapped), data_root=str(tmp_path))
     told = lines(run, capsys)
     missing = [line.removeprefix("missing: ") for line in told if line.startswith("missing: ")]
-    names = ["q.tsv", "r.trec", "q.sw.tsv", "test.tsv", "d.jsonl"]
+    names = ["q.tsv", "r.trec", "q.sw.tsv", "test.tsv", "d.jsonl", "dpr.json.gz", "m.en", "m.sw.gz"]
     names += ["none/*.tsv", "vocab/v.txt", "t.txt"]
     assert sorted(missing) == sorted(str(tmp_path / name) for name in names)
     assert told[-1].startswith("set data_root to the directory that holds these")
