@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from clir_jax.data import demo
-from clir_jax.data.bitext import BitextTSV
+from clir_jax.data.bitext import BitextMoses, BitextTSV
 from clir_jax.data.ir_files import IRFiles, IRPassages
 from clir_jax.data.judgements import Corpus, Qrels, Queries, passage_text, read_qrels
 from clir_jax.data.reading import Intake, Report
@@ -217,18 +217,19 @@ class AtlasRetrieval:
 class BitextRetrieval:
     """Held-out bitext as an evaluation set: a sentence must find its English translation.
 
-    The pairs are the ones that ``BitextTSV`` with the same ``path`` and ``hold_out`` leaves out of
-    training. Equal sentences are one query or one passage, and every translation of a query is
-    relevant.
+    The pairs are the ones that ``BitextTSV``, or ``BitextMoses``, with the same files and
+    ``hold_out`` leaves out of training. Equal sentences are one query or one passage, and every
+    translation of a query is relevant.
 
     Args:
-      path: bitext, as ``BitextTSV`` takes it.
+      path: bitext, as ``BitextTSV`` takes it; or, with ``english``, the file in the other language.
       language: of the other side.
       hold_out: how many pairs to set aside.
       distractors: JSON lines of further English passages to search; None searches the held-out
         English sides only. Passages equal to one of those are left out.
       name: for tables and file names.
       on_bad_record: "error" stops at the first bad line; "skip" leaves it out and counts it.
+      english: the English file, as ``BitextMoses`` takes it.
     """
 
     path: str
@@ -237,6 +238,7 @@ class BitextRetrieval:
     distractors: str | None = None
     name: str = "bitext"
     on_bad_record: str = "error"
+    english: str | None = None
 
     def __post_init__(self) -> None:
         if self.hold_out < 1:
@@ -248,9 +250,7 @@ class BitextRetrieval:
         Raises:
           DataError: if a file cannot be read or holds a bad record, or ``hold_out`` cannot be met.
         """
-        pairs = BitextTSV(
-            self.path, self.language, self.hold_out, "held_out", self.on_bad_record
-        ).open(data_root)
+        pairs = self._held_out().open(data_root)
         held_out = [pairs[i] for i in range(len(pairs))]
         passages = _named("passage", (pair.english for pair in held_out))
         queries = _named("query", (pair.other for pair in held_out))
@@ -279,7 +279,14 @@ class BitextRetrieval:
 
     def files(self) -> tuple[str, ...]:
         """The files it reads."""
-        return (self.path,) if self.distractors is None else (self.path, self.distractors)
+        distractors = () if self.distractors is None else (self.distractors,)
+        return (*self._held_out().files(), *distractors)
+
+    def _held_out(self) -> BitextTSV | BitextMoses:
+        options = (self.language, self.hold_out, "held_out", self.on_bad_record)
+        if self.english is None:
+            return BitextTSV(self.path, *options)
+        return BitextMoses(self.english, self.path, *options)
 
 
 def _named(what: str, texts: Iterable[str]) -> dict[str, str]:

@@ -117,6 +117,11 @@ def test_held_out_bitext(tmp_path):
     assert found.report.read == len(expected)
     assert found.report.skipped == {"not set aside by hold_out": 1}
     assert {"e0", "o20", "e21"} & set(found.passages + found.queries)
+    for n, name in enumerate(("b.en", "b.sw")):
+        (tmp_path / name).write_text("".join(f"{pair[n]}\n" for pair in pairs))
+    aligned = BitextRetrieval("b.sw", "sw", 21, distractors="c.jsonl", english="b.en")
+    assert aligned.open(str(tmp_path)) == found
+    assert aligned.files() == ("b.en", "b.sw", "c.jsonl")
 
 
 @pytest.mark.parametrize(
