@@ -1,7 +1,17 @@
 """What all commands share: a mistake is one sentence and exit status 2, never a traceback."""
 
+import argparse
 import sys
 from collections.abc import Callable
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line, in which a mistake is one sentence too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and stop."""
+        self.exit(2, f"error: {message}; --help shows what there is to write\n")
 
 
 def carry_out(work: Callable[[], int], when_stopped: str = "stopped") -> int:
@@ -22,13 +32,19 @@ def carry_out(work: Callable[[], int], when_stopped: str = "stopped") -> int:
     except (ValueError, OSError, ImportError) as error:
         if type(error).__module__.startswith("jax"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        _tell(error)
         return 2
     except RuntimeError as error:
         if not type(error).__module__.startswith("clir_jax"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        _tell(error)
         return 1
     except KeyboardInterrupt:
         print(when_stopped, file=sys.stderr)
         return 130
+
+
+def _tell(error: Exception) -> None:
+    # Other libraries write several lines, or none.
+    text = " ".join(line.strip() for line in str(error).splitlines()) or type(error).__name__
+    print(f"error: {text}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """Configurations in and out: Python files, JSON, ``--set``, and one-sentence errors for each."""
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -10,7 +11,7 @@ import re
 import traceback
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,19 @@ _WORDS = {"true": True, "false": False, "null": None, "none": None}
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; its text is one sentence for a person."""
+
+
+@contextlib.contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Put a key of the configuration before what an error in the block says.
+
+    Raises:
+      ConfigError: in the place of ``ValueError`` and ``FileNotFoundError``.
+    """
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def load(text: str) -> Run:

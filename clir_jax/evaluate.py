@@ -4,14 +4,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from clir_jax.command import carry_out
+from clir_jax.command import Parser, carry_out
 
 _METRICS = ["nDCG@10", "RR@10", "R@100"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, search, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m clir_jax.evaluate", description=__doc__)
+    parser = Parser(prog="python -m clir_jax.evaluate", description=__doc__)
     parser.add_argument(
         "--model", required=True, help="a run, a directory that clir_jax saved, or bm25"
     )
@@ -52,6 +52,8 @@ def _evaluate(given: argparse.Namespace) -> int:
     ).metrics
     if given.run_file and not Path(given.run_file).absolute().parent.is_dir():
         raise ValueError(f"--run-file {given.run_file}: there is no such directory; make it first")
+    if given.run_file and Path(given.run_file).is_dir():
+        raise ValueError(f"--run-file {given.run_file}: that is a directory; write a file's name")
     collection = files.open(".")
     if given.model == "bm25":
         measured = measure_bm25(collection, metrics, given.depth)

@@ -47,6 +47,32 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_json(path: str | os.PathLike[str], kind: type[Any], mend: str = "restore the file") -> Any:
+    """Read a JSON file that a program wrote.
+
+    Args:
+      path: the file.
+      kind: ``dict`` or ``list``: what it holds.
+      mend: what to do about a damaged file, for the error.
+
+    Returns:
+      What it holds.
+
+    Raises:
+      ValueError: one sentence with the file and the line, if it holds something else.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: this is not UTF-8 text; {mend}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: this is not JSON ({error.msg}); {mend}") from None
+    if not isinstance(value, kind):
+        wanted = "an object" if kind is dict else "a list"
+        raise ValueError(f"{path}: this is JSON and not {wanted}; {mend}")
+    return value
+
+
 def copy_directory(source: Path, target: Path) -> None:
     """Copy a directory over another, whole or not at all."""
     unfinished = part_of(target)

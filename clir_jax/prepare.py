@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from clir_jax.command import carry_out
+from clir_jax.command import Parser, carry_out
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, write, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m clir_jax.prepare", description=__doc__)
+    parser = Parser(prog="python -m clir_jax.prepare", description=__doc__)
     parser.add_argument(
         "--source",
         required=True,
@@ -44,7 +44,9 @@ def _prepare(given: argparse.Namespace) -> int:
             f"--source names {len(given.source)} files; write one of pairs or two of lines, and "
             'put a pattern that names several in quotes: --source "bitext/*.tsv"'
         )
-    if "://" in given.out or (Path(given.out).exists() and not Path(given.out).is_dir()):
+    out = Path(given.out).absolute()
+    there = next(place for place in (out, *out.parents) if place.exists())
+    if "://" in given.out or not there.is_dir():
         raise ValueError(f"--out {given.out}: that is no local directory; write one, and copy it")
     bad = given.on_bad_record
     source: BitextTSV | BitextMoses

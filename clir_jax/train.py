@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clir_jax import config_files
-from clir_jax.command import carry_out
+from clir_jax.command import Parser, carry_out
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, run, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m clir_jax.train", description=__doc__)
+    parser = Parser(prog="python -m clir_jax.train", description=__doc__)
     parser.add_argument(
         "--config",
         required=True,

@@ -91,7 +91,9 @@ class HubDataset:
 
     def _builder(self, datasets: Any, place: epath.Path) -> Any:
         if place.is_file():
-            return datasets.load_dataset_builder(str(place.parent), data_files=place.name)
+            # Absolute: datasets takes its own name for the data from that of the folder.
+            folder = str(place.resolve().parent)
+            return datasets.load_dataset_builder(folder, data_files=place.name)
         if place.is_dir():
             return datasets.load_dataset_builder(str(place), self.subset)
         return datasets.load_dataset_builder(self.name, self.subset, revision=self.revision)

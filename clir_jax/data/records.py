@@ -97,6 +97,13 @@ def check_field(kind: type[Any], field: str, languages: Sequence[str]) -> None:
     known = list(_FIELDS[kind])
     if kind is Ranking:
         known += [f"query.{language}" for language in languages]
+    others = [other for other in _FIELDS if field.split(".")[0] in _FIELDS[other]]
+    if field not in known and others and others != [kind]:
+        name, wanted = kind.__name__.lower(), others[0].__name__.lower()
+        raise ValueError(
+            f'"{field}" is not a field of a {name} record, but of a {wanted} record; give a source '
+            f"of {wanted} records"
+        )
     if field not in known:
         near = difflib.get_close_matches(field, known, n=1, cutoff=0.0)[0]
         raise ValueError(

@@ -10,7 +10,6 @@ The directory is a Hugging Face model directory with two additions::
 
 import contextlib
 import dataclasses
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from clir_jax.files import write_json
+from clir_jax.files import read_json, write_json
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.hub import PathLike, State, load_encoder, resolve, save_encoder
 from clir_jax.models.retriever import (
@@ -224,22 +223,22 @@ def _read_about(directory: Path) -> dict[str, Any]:
     path = directory / FILE
     if not path.is_file():
         raise ValueError(
-            f"{directory}: no {FILE} here, so this is no retriever saved by clir_jax; start one "
-            "from it with start_retriever, or give a directory that save_retriever wrote"
+            f"{directory}: no {FILE} here, so this is no retriever saved by clir_jax; give a run, "
+            "its model/, or another directory that clir_jax saved, or train one from it"
         )
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); restore the file") from None
-    if not isinstance(about, dict) or about.get("format") != VERSION:
-        found = about.get("format") if isinstance(about, dict) else about
+    about: dict[str, Any] = read_json(path, dict)
+    if about.get("format") != VERSION:
         raise ValueError(
-            f"{path}: format is {found!r} and this version of clir_jax reads {VERSION}; "
-            "update clir_jax, or save the retriever again"
+            f"{path}: format is {about.get('format')!r} and this version of clir_jax reads "
+            f"{VERSION}; update clir_jax, or save the retriever again"
         )
-    missing = [key for key in ("retriever", "markers", "skiplist", "compute") if key not in about]
-    if missing:
-        raise ValueError(f"{path}: no {missing[0]!r}; save the retriever again")
+    kinds = {"retriever": dict, "markers": list, "skiplist": list, "compute": dict}
+    for key, kind in kinds.items():
+        if key not in about:
+            raise ValueError(f"{path}: no {key!r}; save the retriever again")
+        if not isinstance(about[key], kind):
+            wanted = "an object" if kind is dict else "a list"
+            raise ValueError(f"{path}: {key!r} is {about[key]!r}, not {wanted}; restore the file")
     return about
 
 

@@ -1,7 +1,6 @@
 """Hugging Face models: find a directory, load an encoder leaf by leaf, save one for torch."""
 
 import importlib.util
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from clir_jax.files import write_json
+from clir_jax.files import read_json, write_json
 from clir_jax.models.encoder import Encoder, EncoderConfig
 from clir_jax.models.weights import Weights, open_weights, write_weights
 
@@ -157,7 +156,10 @@ def _transformer_directory(directory: Path) -> Path:
     """Follow sentence-transformers' ``modules.json`` to its first module."""
     modules = directory / "modules.json"
     if modules.is_file() and not (directory / "config.json").is_file():
-        return directory / str(json.loads(modules.read_text(encoding="utf-8"))[0]["path"])
+        found = read_json(modules, list)
+        if not found or not isinstance(found[0], dict) or "path" not in found[0]:
+            raise ValueError(f"{modules}: it names no first module with a path; restore the file")
+        return directory / str(found[0]["path"])
     return directory
 
 
@@ -185,8 +187,9 @@ def _read_config(directory: Path, overrides: dict[str, Any]) -> EncoderConfig:
     path = directory / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{directory}: no config.json here; give a model's directory")
+    found = read_json(path, dict)
     try:
-        return EncoderConfig.from_hf(json.loads(path.read_text(encoding="utf-8")), **overrides)
+        return EncoderConfig.from_hf(found, **overrides)
     except ValueError as error:
         raise ValueError(f"{directory}: {error}") from error
 

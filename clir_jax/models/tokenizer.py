@@ -5,7 +5,6 @@ threads, and their files are read by every version of ``transformers``.
 """
 
 import dataclasses
-import json
 import string
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from jaxtyping import Int
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from clir_jax.files import write_json
+from clir_jax.files import read_json, write_json
 from clir_jax.models.retriever import LateInteraction, RetrieverSpec
 
 ROLES = ("cls", "sep", "pad", "unk", "mask")
@@ -212,7 +211,12 @@ def _from_json(file: Path) -> Tokenizer:
 
 def _from_vocabulary(file: Path, config: Mapping[str, Any], lowercase: bool | None) -> Tokenizer:
     # Not splitlines: pieces such as U+2028 and U+0085 would count as line ends.
-    lines = file.read_text(encoding="utf-8").split("\n")
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{file}: this is not UTF-8 text; convert the vocabulary to UTF-8"
+        ) from None
     vocabulary = {piece: i for i, line in enumerate(lines) if (piece := line.rstrip("\r"))}
     return wordpiece(
         vocabulary,
@@ -366,12 +370,4 @@ def marker_id(tokenizer: TextTokenizer, marker: str) -> int:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); restore the file") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}; write a JSON object")
-    return content
+    return read_json(path, dict) if path.is_file() else {}

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import json
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from clir_jax.files import replacing
+from clir_jax.files import read_json, replacing
 
 _SAFETENSORS, _BIN = "model.safetensors", "pytorch_model.bin"
 
@@ -98,7 +97,10 @@ def _files(directory: Path, name: str) -> list[Path]:
     index = directory / f"{name}.index.json"
     if not index.is_file():
         return []
-    parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    names = read_json(index, dict).get("weight_map")
+    if not isinstance(names, dict):
+        raise ValueError(f'{index}: no "weight_map" of tensors and files; restore the file')
+    parts = sorted(set(names.values()))
     missing = [part for part in parts if not (directory / part).is_file()]
     if missing:
         raise FileNotFoundError(
@@ -109,7 +111,10 @@ def _files(directory: Path, name: str) -> list[Path]:
 
 
 def _open_safetensors(file: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
-    handle = stack.enter_context(safe_open(file, framework="numpy"))
+    try:
+        handle = stack.enter_context(safe_open(file, framework="numpy"))
+    except SafetensorError as error:
+        raise _damaged(file, error) from None
     return {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118 (not a mapping)
 
 
@@ -121,8 +126,15 @@ def _open_bin(file: Path) -> dict[str, Any]:
             f"{file}: reading a .bin file needs torch, which is not installed; "
             "run `pip install torch`, or give a model that has model.safetensors"
         ) from error
-    loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    return dict(loaded)
+    mapped = zipfile.is_zipfile(file)
+    try:
+        return dict(torch.load(file, map_location="cpu", weights_only=True, mmap=mapped))
+    except Exception as error:  # pickle, zip files and torch each raise their own
+        raise _damaged(file, type(error).__name__) from error
+
+
+def _damaged(file: Path, why: object) -> ValueError:
+    return ValueError(f"{file}: the weights cannot be read ({why}); copy or download them again")
 
 
 def write_weights(directory: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> Path:

@@ -26,7 +26,7 @@ from clir_jax.data.records import Ranking, Records
 from clir_jax.data.sources import Mixture
 from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.evaluation.retrieval import Progress, TextEncoder
-from clir_jax.files import write_json
+from clir_jax.files import read_json, write_json
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.requests import Embeddings
 
@@ -242,7 +242,7 @@ def _settings(work: Work, run: Run) -> dict[str, Any]:
 
 def _whole(directory: Path) -> dict[str, Any]:
     path = directory / _ABOUT
-    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    about = read_json(path, dict, f"remove {directory}, to build it again") if path.exists() else {}
     if "content" not in about:
         raise DataError(
             f"{directory}: there is no finished artifact here; let the run carry out the work "

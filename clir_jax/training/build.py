@@ -14,18 +14,19 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from clir_jax.config import Run, Stage, Task
-from clir_jax.config_files import ConfigError
+from clir_jax.config_files import naming
 from clir_jax.data.answers import Answers
 from clir_jax.data.pipeline import task_dataset
 from clir_jax.data.reading import Report
 from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.mesh import shardings
 from clir_jax.models.formats import LoadedRetriever
-from clir_jax.objectives.base import Batch, facts_of
+from clir_jax.objectives.base import Batch
 from clir_jax.training.control import moving_average
 from clir_jax.training.initial import initial_retriever, load_teacher, on_mesh
 from clir_jax.training.optimizer import make_optimizer
 from clir_jax.training.step import Chunking, StepTask, TrainState, make_train_step
+from clir_jax.training.supported import check_task
 
 # By task and teacher: the directory of that teacher's stored answers.
 Stored = Mapping[tuple[str, str], Path]
@@ -68,12 +69,13 @@ def build_stage(
       parameters: drop it once the stage has a state.
 
     Raises:
-      ConfigError: if an objective cannot do with these models.
+      ConfigError: if a model cannot be loaded, or an objective cannot do with these models.
       DataError: if a source cannot be opened.
     """
-    student = initial_retriever(run, stage)
-    named = {name: str(n) for task in stage.tasks for name, n in task.teachers.items()}
-    teachers = {name: on_mesh(load_teacher(stage, n), mesh) for name, n in named.items()}
+    with naming(f"stages.{stage.name}"):
+        student = initial_retriever(run, stage)
+        named = {name: str(n) for task in stage.tasks for name, n in task.teachers.items()}
+        teachers = {name: on_mesh(load_teacher(stage, n), mesh) for name, n in named.items()}
     _check_tasks(stage, student, teachers)
     answers = {task.title: _answers(task, stored) for task in stage.tasks}
     datasets, reports = _open_data(run, stage, student, teachers, answers)
@@ -84,7 +86,8 @@ def build_stage(
         if own not in answers[task.title]
         for name in [ask.model]
     }
-    optimizer = make_optimizer(stage.optimizer, stage.steps, student.params)
+    with naming(f"stages.{stage.name}"):
+        optimizer = make_optimizer(stage.optimizer, stage.steps, student.params)
     target = _target(stage, optimizer, student.params, mesh)
     live = {name: teacher for name, teacher in teachers.items() if name in asked}
     parts = StageParts(
@@ -102,12 +105,10 @@ def _check_tasks(
     stage: Stage, student: LoadedRetriever, teachers: Mapping[str, LoadedRetriever]
 ) -> None:
     models = {"student": student, **teachers}
-    facts = {name: facts_of(model.spec, model.encoder_config) for name, model in models.items()}
+    described = {name: (model.spec, model.encoder_config) for name, model in models.items()}
     for task in stage.tasks:
-        try:
-            task.objective.check(facts["student"], {name: facts[name] for name in task.teachers})
-        except ValueError as error:
-            raise ConfigError(f"stages.{stage.name}.tasks.{task.title}: {error}") from error
+        own = {name: described[name] for name in task.teachers}
+        check_task(stage, task, described["student"], own)
 
 
 def _answers(task: Task, stored: Stored) -> dict[str, Answers]:
@@ -135,20 +136,21 @@ def _open_data(
         sources = {name: source.open(run.data_root) for name, source in task.sources.items()}
         for name, records in sources.items():
             reports[f"{stage.name}: {task.title}: {name}"] = records.report
-        datasets[task.title] = task_dataset(
-            task.objective.student,
-            task.objective.teacher,
-            sources,
-            tokenizers,
-            batch_size=task.batch_size,
-            seed=run.seed + place,
-            rank=jax.process_index(),
-            world=jax.process_count(),
-            passages=task.passages,
-            token_labels=task.objective.token_labels,
-            buckets=task.buckets,
-            answers=answers[task.title],
-        ).map(lambda members: Batch(**members))
+        with naming(f"stages.{stage.name}.tasks.{task.title}"):
+            datasets[task.title] = task_dataset(
+                task.objective.student,
+                task.objective.teacher,
+                sources,
+                tokenizers,
+                batch_size=task.batch_size,
+                seed=run.seed + place,
+                rank=jax.process_index(),
+                world=jax.process_count(),
+                passages=task.passages,
+                token_labels=task.objective.token_labels,
+                buckets=task.buckets,
+                answers=answers[task.title],
+            ).map(lambda members: Batch(**members))
     return datasets, reports
 
 

@@ -13,16 +13,15 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from clir_jax.config import FromStage, ReplaceVocabulary, Rounds, Run, Scratch, Stage, Work
-from clir_jax.config_files import ConfigError
+from clir_jax.config_files import ConfigError, naming
 from clir_jax.config_types import mapped, walk
 from clir_jax.data.reading import DataError, find_files
 from clir_jax.mesh import make_mesh, shardings
 from clir_jax.models import formats, hub
 from clir_jax.models.encoder import EncoderConfig
-from clir_jax.objectives.base import facts_of
 from clir_jax.training.optimizer import make_optimizer
 from clir_jax.training.positions import Position, positions
-from clir_jax.training.supported import refuse_unsupported
+from clir_jax.training.supported import check_task, refuse_unsupported
 
 
 def check(run: Run, *, data_required: bool) -> int:
@@ -90,12 +89,10 @@ def _first_round(position: Position, earlier: Mapping[str, EncoderConfig]) -> St
 def _build(stage: Stage, run: Run, encoders: Mapping[str, EncoderConfig], mesh: Mesh) -> int:
     """Everything of a stage that has a shape; returns the number of parameters."""
     encoder = encoders[stage.name]
-    try:
+    with naming(f"stages.{stage.name}"):
         _, params = formats.abstract_retriever(stage.model, encoder)
         shardings(params, mesh)
         jax.eval_shape(make_optimizer(stage.optimizer, stage.steps, params).init, params)
-    except ValueError as error:
-        raise ConfigError(f"stages.{stage.name}: {error}") from error
     stages = {other.name: other for other in run.training_stages()}
     if isinstance(stage.init, FromStage):
         _, saved = formats.abstract_retriever(stages[stage.init.stage].model, encoder)
@@ -110,21 +107,8 @@ def _build(stage: Stage, run: Run, encoders: Mapping[str, EncoderConfig], mesh: 
             name: stages[model.stage] if isinstance(model, FromStage) else stage
             for name, model in task.teachers.items()
         }
-        facts = {
-            name: facts_of(teacher.model, encoders[teacher.name])
-            for name, teacher in teachers.items()
-        }
-        where = f"stages.{stage.name}.tasks.{task.title}"
-        try:
-            task.objective.check(facts_of(stage.model, encoder), facts)
-        except ValueError as error:
-            raise ConfigError(f"{where}: {error}") from error
-        longest = max(ask.length or 0 for ask in task.objective.student.values())
-        if longest > encoder.max_length:
-            raise ConfigError(
-                f"{where}: its objective asks for texts of {longest} tokens, and the encoder has "
-                f"positions for {encoder.max_length}; set its length to at most that"
-            )
+        described = {name: (other.model, encoders[other.name]) for name, other in teachers.items()}
+        check_task(stage, task, (stage.model, encoder), described)
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
@@ -142,10 +126,8 @@ def _encoder(stage: Stage, earlier: Mapping[str, EncoderConfig]) -> EncoderConfi
             f"{where} is {init!r}, which is no directory here and none of the architectures that "
             f"--check knows without a network; {hint}"
         )
-    try:
+    with naming(where):
         return hub.load_config(init)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"{where}: {error}") from error
 
 
 def _missing(stage: Stage | Work, data_root: str) -> Iterator[str]:

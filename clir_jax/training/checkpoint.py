@@ -118,17 +118,22 @@ class Checkpoints:
         return restored, about["meta"]
 
     def _about(self, step: int) -> dict[str, Any]:
-        about: dict[str, Any] = self._read(step, _ABOUT, ocp.args.JsonRestore())
+        about: Any = self._read(step, _ABOUT, ocp.args.JsonRestore())
+        if not isinstance(about, dict) or not {"meta", "metric", "shapes"} <= about.keys():
+            raise self._damaged(step)
         return about
 
     def _read(self, step: int, item: str, argument: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: argument}))[item]
         except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(
-                f"{self.directory}/{step}: this checkpoint cannot be read, so a file of it is "
-                "damaged or missing; remove it, and the run goes on from the checkpoint before"
-            ) from error
+            raise self._damaged(step) from error
+
+    def _damaged(self, step: int) -> CheckpointError:
+        return CheckpointError(
+            f"{self.directory}/{step}: this checkpoint cannot be read, so a file of it is damaged "
+            "or missing; remove it, and the run goes on from the checkpoint before"
+        )
 
     def _compare(self, step: int, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
         different = sorted(p for p in saved.keys() | wanted.keys() if saved.get(p) != wanted.get(p))

@@ -8,11 +8,12 @@ import jax
 
 from clir_jax import config_files
 from clir_jax.config import Stage
-from clir_jax.config_files import ConfigError
-from clir_jax.files import part_of, write_text
+from clir_jax.config_files import ConfigError, naming
+from clir_jax.files import part_of, read_json, write_text
 from clir_jax.training.positions import Itinerary
 
 _FILE = "config.json"
+_MEND = "restore the file, or choose another --run-dir"
 
 
 def claim(itinerary: Itinerary) -> str | None:
@@ -33,6 +34,8 @@ def claim(itinerary: Itinerary) -> str | None:
     """
     directory = itinerary.run_dir
     file, text = directory / _FILE, config_files.to_json(itinerary.run)
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(f"--run-dir {directory}: that is a file; choose a directory")
     if not file.exists():
         # The configuration may have been cut short by a kill, or be another process's.
         ours = {file, part_of(file)}
@@ -43,16 +46,14 @@ def claim(itinerary: Itinerary) -> str | None:
             )
         _write(file, text)
         return None
-    there = file.read_text(encoding="utf-8")
-    if there == text:
+    with naming(f"--run-dir {directory}"):
+        before, now = read_json(file, dict, _MEND), json.loads(text)
+    if before == now:
         return None
-    try:
-        before, now = json.loads(there), json.loads(text)
-    except json.JSONDecodeError as error:
+    if before.get("type") != now["type"]:
         raise ConfigError(
-            f"{file}:{error.lineno}: this is not JSON ({error.msg}), so the run cannot go on; "
-            "restore the file, or choose another --run-dir"
-        ) from None
+            f"--run-dir {directory}: its {_FILE} is not that of a run; choose another directory"
+        )
     key = config_files.first_difference(before, now)
     fixed = _fixed(before, now, itinerary)
     if fixed is not None:
@@ -109,5 +110,12 @@ def _begun(itinerary: Itinerary) -> set[str]:
 
 
 def _write(file: Path, text: str) -> None:
-    if jax.process_index() == 0:
+    if jax.process_index() != 0:
+        return
+    try:
         write_text(file, text)
+    except OSError as error:
+        raise ConfigError(
+            f"--run-dir {file.parent}: it cannot be written to ({error.strerror}); choose another "
+            "directory"
+        ) from error

@@ -1,7 +1,6 @@
 """What a stage measures: baselines before it, itself along the way, the best of it at the end."""
 
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.evaluation.metrics import metric_name
 from clir_jax.evaluation.retrieval import Measured, TextEncoder, measure, measure_bm25
 from clir_jax.evaluation.runs import write_run
-from clir_jax.files import write_json
+from clir_jax.files import read_json, write_json
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.training.build import StageParts
 from clir_jax.training.logging import StageLog
@@ -88,7 +87,8 @@ class StageEvaluation:
         if self._stage.evaluate is None:
             return []
         names = (_BASELINES, f"{step:07d}")
-        return [row for n in names for row in json.loads(self._file(n).read_text(encoding="utf-8"))]
+        anew = f"restore the file, or remove {self._directory.parent} to train the stage anew"
+        return [row for name in names for row in read_json(self._file(name), list, anew)]
 
     def _baseline(self, system: str, params: Any) -> dict[str, dict[str, Measured]]:
         if system == "bm25":

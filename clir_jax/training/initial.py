@@ -174,6 +174,11 @@ def _find_tokenizer(run: Run, name: str) -> TextTokenizer:
     local = Path(run.data_root) / name
     if local.is_file() or (local / "tokenizer.json").is_file():
         return load_tokenizer(local)
+    if Path(name).suffix == ".txt" and not Path(name).is_file():
+        raise FileNotFoundError(
+            f"vocabulary: there is no file {name}, here or under data_root {run.data_root!r}; "
+            "correct it"
+        )
     return load_tokenizer(Path(name) if Path(name).is_file() else hub.resolve(name))
 
 

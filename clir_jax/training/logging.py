@@ -249,9 +249,17 @@ def _cut(path: Path, start: int) -> None:
     """Drop the rows after ``start``; a kill on the way leaves the file as it was."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     # A kill may have cut the last line.
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
+    whole = [row for row in path.read_bytes().splitlines(keepends=True) if row.endswith(b"\n")]
+    kept: list[str] = []
+    for number, row in enumerate(whole, start=1):
+        try:
+            step = int(json.loads(row)["step"])
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(
+                f"{path}:{number}: this is no row of the log; remove the line, and training goes on"
+            ) from None
+        kept += [row.decode()] if step <= start else []
     write_text(path, "".join(kept))
 
 

@@ -6,7 +6,6 @@ what evaluations have decided is in the checkpoint.
 """
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +21,7 @@ from rich.console import Console
 from clir_jax.config import FromStage, Run, Stage
 from clir_jax.config_types import walk
 from clir_jax.evaluation.report import write_report
-from clir_jax.files import copy_directory, write_json
+from clir_jax.files import copy_directory, read_json, write_json
 from clir_jax.mesh import make_mesh, put_rows, row_shards
 from clir_jax.models.formats import save_retriever
 from clir_jax.objectives.base import Batch
@@ -98,7 +97,8 @@ def _carry_out(
     """Train a stage, or read what it measured when it was trained."""
     done = itinerary.directory(position) / "summary.json"
     if done.exists():
-        rows: list[dict[str, Any]] = json.loads(done.read_text(encoding="utf-8"))
+        again = f"remove {done}, and the stage is finished again from its last checkpoint"
+        rows: list[dict[str, Any]] = read_json(done, list, again)
         return rows
     works.check_unchanged(position)
     run = dataclasses.replace(itinerary.run, seed=itinerary.seed(position))

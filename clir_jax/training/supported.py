@@ -1,9 +1,16 @@
 """What a run may ask of this version, refused in one sentence before any work begins."""
 
+from collections.abc import Mapping
+
 import jax
 
-from clir_jax.config import FromStage, Generate, Run, Stage
-from clir_jax.config_files import ConfigError
+from clir_jax.config import FromStage, Generate, Run, Stage, Task
+from clir_jax.config_files import ConfigError, naming
+from clir_jax.models.encoder import EncoderConfig
+from clir_jax.models.retriever import RetrieverSpec
+from clir_jax.objectives.base import facts_of
+
+Described = tuple[RetrieverSpec, EncoderConfig]
 
 # Rows of the summary and tokenizers go by these names, besides those of teachers.
 _RESERVED = ("student", "student_before", "bm25")
@@ -44,6 +51,34 @@ def refuse_unsupported(run: Run, shards: int) -> None:
                 raise ConfigError(
                     f"{where}.tasks.{task.title}.batch_size is {task.batch_size}, which the mesh's "
                     f"{shards} row shards (data x fsdp) do not divide; set it to {more}"
+                )
+
+
+def check_task(
+    stage: Stage, task: Task, student: Described, teachers: Mapping[str, Described]
+) -> None:
+    """Refuse models that cannot do what a task asks of them.
+
+    Args:
+      stage: the task's.
+      task: the task.
+      student: what the model in training is.
+      teachers: what each teacher is.
+
+    Raises:
+      ConfigError: naming the task and what to set instead.
+    """
+    objective = task.objective
+    asks = [(ask, student) for ask in objective.student.values()]
+    asks += [(ask, teachers[ask.model]) for ask in objective.teacher.values()]
+    with naming(f"stages.{stage.name}.tasks.{task.title}"):
+        facts = {name: facts_of(*teacher) for name, teacher in teachers.items()}
+        objective.check(facts_of(*student), facts)
+        for ask, (_, encoder) in asks:
+            if ask.length is not None and ask.length > encoder.max_length:
+                raise ValueError(
+                    f"its objective asks for texts of {ask.length} tokens, and the encoder has "
+                    f"positions for {encoder.max_length}; set its length to at most that"
                 )
 
 

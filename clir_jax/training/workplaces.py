@@ -1,7 +1,6 @@
 """The works of a run: which are still wanted, where they are done, and who has read them."""
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from clir_jax.config import Collection, FromStage, Source, Stage
 from clir_jax.config_files import ConfigError
-from clir_jax.files import write_json
+from clir_jax.files import read_json, write_json
 from clir_jax.models import hub
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.training.artifacts import Workplace, content_print
@@ -74,7 +73,8 @@ class Works:
             if now and jax.process_index() == 0:
                 write_json(file, now)
             return
-        before = json.loads(file.read_text(encoding="utf-8"))
+        anew = f"restore the file, or remove {directory} to train the stage anew"
+        before = read_json(file, dict, anew)
         for label in now:
             if now[label] != before.get(label):
                 raise ConfigError(

@@ -184,7 +184,7 @@ def test_errors_say_what_to_write(tmp_path, vocabulary_file):
     with pytest.raises(ValueError, match="'@@' is named as the mask token"):
         load_tokenizer(empty)
     (empty / "tokenizer_config.json").write_text("{")
-    with pytest.raises(ValueError, match="not valid JSON"):
+    with pytest.raises(ValueError, match="this is not JSON"):
         load_tokenizer(empty)
     with pytest.raises(ValueError, match="id 99 is not in this vocabulary"):
         load_tokenizer(vocabulary_file).pieces([5, 99])
