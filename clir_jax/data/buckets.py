@@ -135,7 +135,7 @@ def choose_boxes(
     From one box that holds all, the box, request and threshold whose split saves the most tokens is
     split, again and again; after each split, single widths change as long as that saves tokens.
     What is counted is the epoch as it will be, with the rows that do not fill a batch of their box
-    in a wider one, so small sources get few boxes.
+    in a wider one, so a source of few batches gets few boxes.
 
     Args:
       points: ``[m, C]`` the distinct boxes that records would have alone.
@@ -220,13 +220,21 @@ def _upwards(boxes: Int[np.ndarray, "K C"]) -> list[int]:
 def _batches(
     counts: Int[np.ndarray, " K"], upwards: Sequence[int], batch_size: int
 ) -> Int[np.ndarray, " K"]:
-    """Batches of each box; rows that do not fill one go upwards, and the last is filled up."""
+    """Batches of each box; rows that do not fill one go upwards.
+
+    Rows are repeated where they are cheapest until the last batch is full.
+    """
     counts = counts.copy()
+    counts[_first(counts)] += -counts.sum() % batch_size
     for k, upward in enumerate(upwards):
         counts[upward] += counts[k] % batch_size
-    batches = counts // batch_size
-    batches[-1] += counts[-1] % batch_size > 0
+    batches: Int[np.ndarray, " K"] = counts // batch_size
     return batches
+
+
+def _first(counts: Int[np.ndarray, " K"]) -> int:
+    """The first box with a row."""
+    return int(np.argmax(counts > 0))
 
 
 def _epoch_tokens(
@@ -246,8 +254,8 @@ class Buckets:
     """Which records each step reads, and how wide. Safe to share between threads.
 
     Every epoch reads every record once, in ``steps`` batches, in another order. Rows left over when
-    a box's batches are full go to the next box that holds them; those left over in the last box
-    are repeated until its batch is full, with weight 0.
+    a box's batches are full go to the next box that holds them. Where the records do not divide by
+    B, rows of the narrowest box are repeated in one of the batches, with weight 0.
 
     Args:
       lengths: of the source's records.
@@ -265,8 +273,8 @@ class Buckets:
         ]
         self._box = _cheapest(points, self.boxes)[own.reshape(-1)]
         self._upwards = _upwards(self.boxes)
-        rows = np.bincount(self._box, minlength=len(self.boxes))
-        self._batches = _batches(rows, self._upwards, batch_size)
+        self._counts = np.bincount(self._box, minlength=len(self.boxes))
+        self._batches = _batches(self._counts, self._upwards, batch_size)
         self.steps = int(self._batches.sum())
         self._batch_size, self._seed = batch_size, seed
         # Reading ahead crosses from one epoch to the next, hence two.
@@ -277,13 +285,13 @@ class Buckets:
         """Which record is row ``row`` of the run; rows b B to (b + 1) B are those of step b."""
         step, place = divmod(row, self._batch_size)
         order, batch = self._at(step)
-        return int(order.rows[batch, place])
+        number = int(order.rows[batch, place])
+        return number if number >= 0 else ~number
 
     def weight(self, step: int) -> Float[np.ndarray, " B"]:
-        """``[B]`` float32: 0 for rows that only fill the last batch."""
+        """``[B]`` float32: 0 for rows that are repeated to fill a batch."""
         order, batch = self._at(step)
-        weight: Float[np.ndarray, " B"] = np.zeros(self._batch_size, np.float32)
-        weight[: order.real[batch]] = 1
+        weight: Float[np.ndarray, " B"] = (order.rows[batch] >= 0).astype(np.float32)
         return weight
 
     def widths(self, step: int) -> Mapping[str, int]:
@@ -300,27 +308,21 @@ class Buckets:
         rng = np.random.default_rng((self._seed, epoch))
         order = rng.permutation(np.arange(len(self._box), dtype=np.int32))
         pools = [order[self._box[order] == k] for k in range(len(self.boxes))]
-        size = self._batch_size
+        size, first = self._batch_size, _first(self._counts)
+        repeated = ~np.resize(pools[first], -len(order) % size)
+        pools[first] = np.concatenate([repeated, pools[first]])
         for k, upward in enumerate(self._upwards):
             full = int(self._batches[k]) * size
             pools[upward] = np.concatenate([pools[k][full:], pools[upward]])
             pools[k] = pools[k][:full]
-        real = np.full(self.steps, size)
-        missing = -len(pools[-1]) % size
-        if missing:
-            real[-1] = size - missing
-            pools[-1] = np.append(pools[-1], np.resize(pools[-1][missing - size :], missing))
         boxes = np.repeat(np.arange(len(self.boxes)), self._batches)
         shuffle = rng.permutation(self.steps)
-        return _Order(
-            np.concatenate(pools).reshape(-1, size)[shuffle], boxes[shuffle], real[shuffle]
-        )
+        return _Order(np.concatenate(pools).reshape(-1, size)[shuffle], boxes[shuffle])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Order:
-    """Of every step of an epoch the records, the box, and how many rows are no repetition."""
+    """The records and the box of every step of an epoch; ``~r`` repeats record r."""
 
     rows: Int[np.ndarray, "S B"]
     boxes: Int[np.ndarray, " S"]
-    real: Int[np.ndarray, " S"]

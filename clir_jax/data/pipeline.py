@@ -62,9 +62,8 @@ def task_dataset(
         that are kept of the text's own pieces) or ``"student.query.idf"`` (float32: how rare each
         token is in that side of the source), for any ask.
       buckets: shapes of batches, at most. With more than 1 the source is tokenised once, now, to
-        count; batches then hold texts of like length and are as wide as their bucket, an epoch ends
-        with the batch that its last records fill in part (``weight`` 0 marks the rest), and the
-        next begins with a new batch.
+        count; batches then hold texts of like length and are as wide as their bucket, and an epoch
+        is whole batches: where its records do not fill them, some are repeated with ``weight`` 0.
       answers: stored answers that take the request's place, by the name of the teacher's ask.
 
     Returns:

@@ -62,12 +62,12 @@ def tokens_by_hand(boxes, rows, texts, batch_size):
     waiting = collections.Counter(
         next(k for k, box in enumerate(boxes) if holds(box, row)) for row in rows
     )
+    while waiting.total() % batch_size:
+        waiting[min(waiting)] += 1
     total = 0
     for k, box in enumerate(boxes):
         full, rest = divmod(waiting[k], batch_size)
-        if k == len(boxes) - 1:
-            full += rest > 0
-        elif rest:
+        if rest:
             waiting[next(j for j in range(k + 1, len(boxes)) if holds(boxes[j], box))] += rest
         total += full * batch_size * int(np.dot(box, texts))
     return total
@@ -199,7 +199,7 @@ def test_an_epoch_reads_every_record_once_and_repeats_a_few_with_weight_0(tmp_pa
             assert weight.dtype == np.float32
             assert set(weight) <= {0.0, 1.0}
             order += ids[weight == 1].tolist()
-            assert set(ids[weight == 0]) <= set(ids[weight == 1])
+            assert set(ids[weight == 0]) <= set(range(n))
         assert sorted(order) == list(range(n))
         assert sum((element["weight"] == 0).any() for element in elements) == (n % B > 0)
         orders.append(order)
