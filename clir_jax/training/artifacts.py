@@ -32,6 +32,7 @@ from clir_jax.models.requests import Embeddings
 
 FORMAT = 1
 _ABOUT, _RECORDS = "about.json", "records.jsonl"
+_SAMPLED = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,8 +213,8 @@ def model_print(directory: Path) -> str:
 def source_print(source: Source | Collection, place: Workplace) -> str:
     """A hash of a source: its configuration, and the content of the files that it names.
 
-    A source without files (built in, or known by an id) counts with the number of its records; an
-    artifact with its content.
+    A source without files (built in, or known by an id) counts with the number of its records and
+    the text of a thousand of them, spread evenly; an artifact with its content.
 
     Raises:
       DataError: if a file is missing.
@@ -229,8 +230,15 @@ def source_print(source: Source | Collection, place: Workplace) -> str:
     else:
         opened = place.open_source(source)
         whole = isinstance(opened, OpenedCollection)
-        found = [f"{len(opened.passages)} {len(opened.queries)}" if whole else str(len(opened))]
+        lists = (opened.passages, opened.queries) if whole else (opened,)
+        found = [part for records in lists for part in _sample(records)]
     return _digest([repr(source), *found])
+
+
+def _sample(records: Sequence[Any]) -> list[str]:
+    """How many records there are, and some of them."""
+    rows = np.linspace(0, len(records) - 1, min(len(records), _SAMPLED)).astype(int)
+    return [str(len(records)), *(repr(records[int(row)]) for row in rows)]
 
 
 def _settings(work: Work, run: Run) -> dict[str, Any]:

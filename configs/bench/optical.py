@@ -39,7 +39,7 @@ from clir_jax.objectives.transport import OptimalTransport
 
 _CORPUS = "retrieval/corpus.en.jsonl"
 _HELD_OUT = 200
-_BUCKETS = 8
+_BUCKETS = 10
 _XQUAD = ("ar", "de", "el", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
 # AfriQA's files carry ISO 639-3 codes, bitext BCP-47.
 _AFRIQA = {"ha": "hau", "ig": "ibo", "zu": "zul"}
