@@ -235,7 +235,7 @@ def source_print(source: Source | Collection, place: Workplace) -> str:
     return _digest([repr(source), *found])
 
 
-def _sample(records: Sequence[Any]) -> list[str]:
+def _sample(records: Records | Sequence[str]) -> list[str]:
     """How many records there are, and some of them."""
     rows = np.linspace(0, len(records) - 1, min(len(records), _SAMPLED)).astype(int)
     return [str(len(records)), *(repr(records[int(row)]) for row in rows)]
