@@ -48,8 +48,8 @@ def make_mesh(
     if data * fixed != len(devices) or min(data, fsdp, tensor) < 1:
         raise ValueError(
             f"mesh: data {data} x fsdp {fsdp} x tensor {tensor} does not make the {len(devices)} "
-            f"devices of this run; set data=-1, which takes what fsdp and tensor leave, and these "
-            f"two to divisors of {len(devices)} with a product that divides it"
+            "devices of this run; set data=-1, and fsdp and tensor so that fsdp x tensor divides "
+            f"{len(devices)}"
         )
     grid = np.asarray(devices, dtype=object).reshape(data, fsdp, tensor)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

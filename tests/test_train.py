@@ -115,6 +115,8 @@ def test_a_mistake_is_one_sentence(arguments, sentence, check, trained, capsys):
     [
         (OSError(28, "No space left on device"), 2, "error: [Errno 28] No space left on device"),
         (ImportError("Please install gcsfs"), 2, "error: Please install gcsfs"),
+        (ValueError("two\n  lines"), 2, "error: two lines"),
+        (ValueError(), 2, "error: ValueError"),
         (TrainingError("step 3 is not finite"), 1, "error: step 3 is not finite"),
         (KeyboardInterrupt(), 130, "stopped; the same command goes on from the last checkpoint"),
     ],

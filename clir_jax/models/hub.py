@@ -288,7 +288,7 @@ def _match(
     if problems:
         raise ValueError(
             f"{directory}: the weights do not fit config.json: {'; '.join(problems)}; "
-            "correct config.json, or name what to leave out in ignore"
+            "take both files from one model, or leave tensors out with load_encoder(ignore=...)"
         )
     return prefix
 

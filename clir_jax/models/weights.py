@@ -114,7 +114,7 @@ def _open_safetensors(file: Path, stack: contextlib.ExitStack) -> dict[str, Any]
     try:
         handle = stack.enter_context(safe_open(file, framework="numpy"))
     except SafetensorError as error:
-        raise _damaged(file, error) from None
+        raise _damaged(file, error) from error
     return {key: handle.get_slice(key) for key in handle.keys()}  # noqa: SIM118 (not a mapping)
 
 
@@ -130,10 +130,11 @@ def _open_bin(file: Path) -> dict[str, Any]:
     try:
         return dict(torch.load(file, map_location="cpu", weights_only=True, mmap=mapped))
     except Exception as error:  # pickle, zip files and torch each raise their own
-        raise _damaged(file, type(error).__name__) from error
+        raise _damaged(file, error) from error
 
 
-def _damaged(file: Path, why: object) -> ValueError:
+def _damaged(file: Path, error: Exception) -> ValueError:
+    why = type(error).__name__
     return ValueError(f"{file}: the weights cannot be read ({why}); copy or download them again")
 
 

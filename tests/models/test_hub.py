@@ -253,7 +253,7 @@ def test_prefixes_old_names_and_known_extras(tmp_path, prefix):
 def test_other_tensors_are_left_out_on_request_only(tmp_path):
     _, state = _tiny(tmp_path)
     _edit(tmp_path, lambda t: t | {"linear.weight": np.zeros((8, 32), np.float32)})
-    with pytest.raises(ValueError, match=r"unexpected linear.weight; correct config.json, or name"):
+    with pytest.raises(ValueError, match=r"unexpected linear.weight; take both files"):
         hub.load_encoder(tmp_path)
     _same(hub.load_encoder(tmp_path, ignore=["linear."])[1], state)
     with weights.open_weights(tmp_path) as tensors:
@@ -276,7 +276,7 @@ def test_one_error_lists_every_difference(tmp_path):
         "missing embeddings.LayerNorm.bias, encoder.layer.1.output.dense.weight; "
         "unexpected encoder.layer.3.output.dense.bias; "
         "of another shape encoder.layer.0.intermediate.dense.weight (32, 48) instead of (48, 32); "
-        "correct config.json, or name what to leave out in ignore"
+        "take both files from one model, or leave tensors out with load_encoder(ignore=...)"
     )
     with pytest.raises(ValueError, match=re.escape(message) + "$"):
         hub.load_encoder(tmp_path)
