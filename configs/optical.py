@@ -62,6 +62,7 @@ def get_config(language: str = "so", model: str = "xlm-roberta-base", seed: int 
                 {"bitext": BitextTSV(f"bitext/{language}/*.tsv", language)},
                 teachers={"teacher": FromStage("teacher")},
                 batch_size=256,
+                buckets=10,
             ),
         ),
         optimizer=Optimizer(learning_rate=3e-5, warmup=1000, clip_norm=2.0),
