@@ -5,7 +5,10 @@ train state and a small JSON: the step is also the position in the data, because
 function of the step.
 """
 
-from collections.abc import Sequence
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -124,10 +127,12 @@ class Checkpoints:
         return about
 
     def _read(self, step: int, item: str, argument: Any) -> Any:
-        try:
-            return self._manager.restore(step, args=ocp.args.Composite(**{item: argument}))[item]
-        except (OSError, ValueError, KeyError) as error:
-            raise self._damaged(step) from error
+        with _one_error():
+            try:
+                arguments = ocp.args.Composite(**{item: argument})
+                return self._manager.restore(step, args=arguments)[item]
+            except (OSError, ValueError, KeyError) as error:
+                raise self._damaged(step) from error
 
     def _damaged(self, step: int) -> CheckpointError:
         return CheckpointError(
@@ -169,3 +174,26 @@ class _Preserve(ocp.checkpoint_managers.PreservationPolicy):  # type: ignore[mis
 
 def _shapes(state: TrainState) -> dict[str, list[int]]:
     return {path: list(leaf.shape) for path, leaf in paths(state).items()}
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    """Keep to ourselves what Orbax's other reads say when one of them has failed.
+
+    It abandons them, and each prints a traceback when it ends: by and by, in threads whose event
+    loop is closed, so after an error this lasts.
+    """
+    before, logger = sys.unraisablehook, logging.getLogger("asyncio")
+
+    def unraisable(told: Any) -> None:
+        if str(told.exc_value) != "Event loop is closed":
+            before(told)
+
+    def heard(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.getMessage()
+
+    sys.unraisablehook = unraisable
+    logger.addFilter(heard)
+    yield
+    sys.unraisablehook = before
+    logger.removeFilter(heard)
