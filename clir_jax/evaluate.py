@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from clir_jax.command import Parser, carry_out
 
@@ -15,9 +16,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--model", required=True, help="a run, a directory that clir_jax saved, or bm25"
     )
-    parser.add_argument("--corpus", required=True, help="JSON lines with _id, title and text")
-    parser.add_argument("--queries", required=True, help="id<TAB>text, or JSON lines")
-    parser.add_argument("--qrels", required=True, help="TREC or BEIR judgements")
+    parser.add_argument("--corpus", help="JSON lines with _id, title and text")
+    parser.add_argument("--queries", help="id<TAB>text, or JSON lines")
+    parser.add_argument("--qrels", help="TREC or BEIR judgements")
+    parser.add_argument(
+        "--ir-dataset", metavar="ID", help="an id of ir_datasets, in the place of three files"
+    )
     parser.add_argument("--language", default="en", help="of the queries, for the table")
     parser.add_argument(
         "--query-column", type=int, default=1, help="which column after the id is the text"
@@ -33,28 +37,20 @@ def _evaluate(given: argparse.Namespace) -> int:
     from rich.console import Console
 
     from clir_jax.config import Evaluate
-    from clir_jax.data.collections import Retrieval
     from clir_jax.evaluation.report import summary_table
     from clir_jax.evaluation.retrieval import measure_bm25, measure_saved
     from clir_jax.evaluation.runs import write_run
 
-    files = Retrieval(
-        given.corpus,
-        given.queries,
-        given.qrels,
-        given.language,
-        given.query_column,
-        name=Path(given.qrels).absolute().parent.name or "collection",
-    )
+    source = _collection(given)
     # Refused now rather than after the search.
     metrics = Evaluate(
-        {"collection": files}, metrics=tuple(given.metrics), depth=given.depth
+        {"collection": source}, metrics=tuple(given.metrics), depth=given.depth
     ).metrics
     if given.run_file and not Path(given.run_file).absolute().parent.is_dir():
         raise ValueError(f"--run-file {given.run_file}: there is no such directory; make it first")
     if given.run_file and Path(given.run_file).is_dir():
         raise ValueError(f"--run-file {given.run_file}: that is a directory; write a file's name")
-    collection = files.open(".")
+    collection = source.open(".")
     if given.model == "bm25":
         measured = measure_bm25(collection, metrics, given.depth)
     else:
@@ -68,6 +64,26 @@ def _evaluate(given: argparse.Namespace) -> int:
     ]
     Console().print(summary_table(rows))
     return 0
+
+
+def _collection(given: argparse.Namespace) -> Any:
+    from clir_jax.data.collections import IRDatasetRetrieval, Retrieval
+
+    files = {f"--{name}": getattr(given, name) for name in ("corpus", "queries", "qrels")}
+    missing = [option for option, path in files.items() if path is None]
+    if given.ir_dataset is None and missing:
+        raise ValueError(f"{missing[0]} is missing; write three files, or --ir-dataset ID")
+    if given.ir_dataset is not None:
+        if len(missing) < len(files) or given.query_column != 1:
+            raise ValueError(
+                "--ir-dataset brings corpus, queries and judgements; leave out --corpus, "
+                "--queries, --query-column and --qrels"
+            )
+        return IRDatasetRetrieval(given.ir_dataset, given.language, name=given.ir_dataset)
+    name = Path(given.qrels).absolute().parent.name or "collection"
+    return Retrieval(
+        given.corpus, given.queries, given.qrels, given.language, given.query_column, name=name
+    )
 
 
 if __name__ == "__main__":

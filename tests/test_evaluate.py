@@ -134,3 +134,28 @@ def test_interrupted(files, monkeypatch, capsys):
     monkeypatch.setattr("clir_jax.evaluation.retrieval.measure_bm25", search)
     assert main(["--model", "bm25", *files]) == 130
     assert capsys.readouterr().err == "stopped\n"
+
+
+def test_an_id_of_ir_datasets_stands_for_three_files(files, tmp_path, capsys):
+    import ir_datasets
+    from ir_datasets import formats
+
+    (tmp_path / "docs.tsv").write_text("".join(f"{i}\t{text}\n" for i, text in PASSAGES.items()))
+    (tmp_path / "queries.tsv").write_text("1\twhales\n2\tsalt goats climb\n")
+    local = ir_datasets.util.LocalDownload
+    parts = (
+        formats.TsvDocs(local(tmp_path / "docs.tsv")),
+        formats.TsvQueries(local(tmp_path / "queries.tsv")),
+        formats.TrecQrels(local(tmp_path / "seas/qrels.trec"), {}),
+    )
+    ir_datasets.registry.register("seas-of-evaluate", ir_datasets.Dataset(*parts))
+    options = ["--model", "bm25", "--metrics", "RR@10", "--ir-dataset", "seas-of-evaluate"]
+    assert main(options) == 0
+    told = capsys.readouterr().out
+    # As with the files: 1 for the first question and 1/2 for the second.
+    assert "seas-of-evaluate" in told
+    assert "0.750" in told
+    assert main([*options, "--corpus", "seas/corpus.jsonl"]) == 2
+    assert "leave out --corpus, --queries, --query-column and --qrels" in capsys.readouterr().err
+    assert main(["--model", "bm25", *files[:4]]) == 2
+    assert "--qrels is missing; write three files, or --ir-dataset ID" in capsys.readouterr().err
