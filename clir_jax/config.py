@@ -29,7 +29,7 @@ from clir_jax.config_parts import (
     Vocabulary,
 )
 from clir_jax.config_types import Checked, named, require, require_name, walk
-from clir_jax.objectives.base import Objective
+from clir_jax.objectives.base import Ask, Objective
 
 __all__ = [
     "Artifact",
@@ -73,7 +73,8 @@ class Task(Checked):
       batch_size: records a step, over all devices.
       passages: passages a ranking record brings: its positive and ``passages - 1`` negatives.
       buckets: shapes a batch may have, at most: records of like length meet in a batch, and the
-        batch is as wide as its bucket. Each is compiled once. 1 pads every text to its full length.
+        batch is as wide as its bucket. 1 pads every text to its full length. A step is compiled
+        once for each combination of its tasks' shapes: two tasks of 4 buckets may take 16.
       name: in logs; empty takes the objective's class name.
     """
 
@@ -120,6 +121,15 @@ class Task(Checked):
     def title(self) -> str:
         """The task's name in logs."""
         return self.name or type(self.objective).__name__
+
+    def asks(self, teacher: str) -> dict[str, Ask]:
+        """What a teacher is asked, by name."""
+        return {n: ask for n, ask in self.objective.teacher.items() if ask.model == teacher}
+
+    def sources_of(self, teacher: str) -> dict[str, Source]:
+        """The sources that a teacher is asked about, by name."""
+        texts = (text for ask in self.asks(teacher).values() for text in ask.texts)
+        return {name: self.sources[name] for name in sorted({t.split(".")[0] for t in texts})}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,7 +354,7 @@ class Run(Checked):
                 _check_models(group.start, f"rounds {group.name}", before)
             for inner in (step,) if not isinstance(step, Rounds) else step.stages:
                 _check_models(inner, f"stage {inner.name}", before, group)
-                _check_artifacts(inner, before)
+                _check_artifacts(inner, f"stage {inner.name}", before)
                 if isinstance(inner, EncodeTeacher):
                     self._check_encoding(inner, before, group)
                 before.append(inner)
@@ -360,24 +370,32 @@ class Run(Checked):
         """The stages that train."""
         return [step for step in self.flat() if isinstance(step, Stage)]
 
+    def encoded_for(self, work: EncodeTeacher) -> tuple[Stage, Task]:
+        """The stage and the task that will read a work's answers."""
+        (stage,) = (stage for stage in self.training_stages() if stage.name == work.stage)
+        (task,) = (task for task in stage.tasks if task.title == work.task)
+        return stage, task
+
     def _check_encoding(
         self, work: EncodeTeacher, before: Sequence[Stage | Work], group: Rounds | None
     ) -> None:
         label = f"stage {work.name}"
-        teachers = {
-            (stage.name, task.title, name): model
+        tasks = {
+            (stage.name, task.title, name): task
             for stage in self.training_stages()
             if stage.name not in {step.name for step in before}
             for task in stage.tasks
-            for name, model in task.teachers.items()
+            for name in task.teachers
         }
         wanted = (work.stage, work.task, work.teacher)
-        if wanted not in teachers:
+        if wanted not in tasks:
             raise ValueError(
                 f"{label}: it encodes for {'.'.join(wanted)}, and the teachers after it "
-                f"(stage.task.teacher) are {named(map('.'.join, teachers))}; name one of these"
+                f"(stage.task.teacher) are {named(map('.'.join, tasks))}; name one of these"
             )
-        _check_models({"": teachers[wanted]}, label, before, group)
+        task = tasks[wanted]
+        _check_models({"": task.teachers[work.teacher]}, label, before, group)
+        _check_artifacts(task.sources_of(work.teacher), label, before)
 
 
 def _check_models(
@@ -395,12 +413,12 @@ def _check_models(
             )
 
 
-def _check_artifacts(step: Stage | Work, before: Sequence[Stage | Work]) -> None:
+def _check_artifacts(node: object, label: str, before: Sequence[Stage | Work]) -> None:
     """Refuse an artifact that nothing has written ``before``."""
     written = [other.name for other in before if isinstance(other, Mine | Score | Generate)]
-    for artifact in walk(step):
+    for artifact in walk(node):
         if isinstance(artifact, Artifact) and artifact.name not in written:
             raise ValueError(
-                f"stage {step.name}: it reads the artifact {artifact.name!r}, and those written "
-                f"before it are {named(written)}; name one of these"
+                f"{label}: it reads the artifact {artifact.name!r}, and those written before it "
+                f"are {named(written)}; name one of these"
             )

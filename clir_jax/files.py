@@ -59,10 +59,13 @@ def read_json(path: str | os.PathLike[str], kind: type[Any], mend: str = "restor
       What it holds.
 
     Raises:
-      ValueError: one sentence with the file and the line, if it holds something else.
+      ValueError: one sentence with the file and the line, if it holds something else, or is not
+        there.
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such file; {mend}") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path}: this is not UTF-8 text; {mend}") from None
     except json.JSONDecodeError as error:

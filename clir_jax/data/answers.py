@@ -11,7 +11,6 @@ A directory holds the answers to R distinct texts, K vectors in all::
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from clir_jax.data.reading import DataError
-from clir_jax.files import replacing, write_json
+from clir_jax.files import read_json, replacing, write_json
 from clir_jax.models.requests import Array, Embeddings
 
 _ABOUT, _ORDER = "answers.json", "order.bin"
@@ -217,7 +216,10 @@ def _read_about(directory: Path) -> dict[str, Any] | None:
     path = directory / _ABOUT
     if not path.exists():
         return None
-    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    anew = f"delete {directory}, and run the work that writes it"
+    about: dict[str, Any] = read_json(path, dict, anew)
+    if not _NOTHING.keys() <= about.keys():
+        raise DataError(f"{path}: it tells {', '.join(about) or 'nothing'}; {anew}")
     return about
 
 

@@ -207,7 +207,10 @@ def _holds(
     boxes: Int[np.ndarray, "K C"], points: Int[np.ndarray, "m C"]
 ) -> Bool[np.ndarray, "m K"]:
     """Whether each point, or smaller box, is within each box."""
-    within: Bool[np.ndarray, "m K"] = np.all(points[:, None] <= boxes[None], axis=2)
+    within = np.ones((len(points), len(boxes)), bool)
+    # One axis after the other: np.all over an axis of two or three takes forty times as long.
+    for own, widths in zip(points.T, boxes.T, strict=True):
+        within &= own[:, None] <= widths
     return within
 
 

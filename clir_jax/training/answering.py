@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from clir_jax.config import EncodeTeacher, Run, Stage, Task
+from clir_jax.config import EncodeTeacher, Stage
 from clir_jax.config_files import ConfigError
 from clir_jax.data.answers import AnswerWriter, digest
 from clir_jax.data.records import Ranking, Record, Records, read
@@ -47,26 +47,26 @@ def encode_teacher(work: EncodeTeacher, place: Workplace) -> str:
       ConfigError: if the teacher is asked about pairs of texts.
       DataError: if float16 cannot hold an answer.
     """
-    stage, task = _find(work, place.run)
-    asks = teacher_asks(task, work.teacher)
+    stage, task = place.run.encoded_for(work)
+    asks = task.asks(work.teacher)
     for name, ask in asks.items():
         if len(ask.texts) != 1 or ask.kind not in (EncodeQuery, EncodePassage):
             raise ConfigError(
                 f"stages.{work.name}: the ask {name!r} of {work.stage}.{work.task} is about pairs "
                 "of texts, whose answers this version does not store; leave this work out"
             )
-    named = {ask.texts[0].split(".")[0] for ask in asks.values()}
+    read = task.sources_of(work.teacher)
     inputs = {
         "teacher": model_print(place.model_directory(task.teachers[work.teacher])),
         "questions to the teacher": repr(asks),
         "dtype": stage.dtype,
         "model": repr(stage.model),  # a plain encoder is read as that
-        **{f"source {name}": source_print(task.sources[name], place) for name in sorted(named)},
+        **{f"source {name}": source_print(source, place) for name, source in read.items()},
     }
 
     def make(directory: Path) -> Mapping[str, Any]:
         teacher = _Teacher(place.load_model(task.teachers[work.teacher], stage), stage, place.mesh)
-        sources = {name: place.open_source(task.sources[name]) for name in sorted(named)}
+        sources = {name: place.open_source(source) for name, source in read.items()}
         read_by = {name: ask.texts[0].partition(".") for name, ask in asks.items()}
         total, before = sum(len(sources[source]) for source, _, _ in read_by.values()), 0
         facts = {}
@@ -81,12 +81,6 @@ def encode_teacher(work: EncodeTeacher, place: Workplace) -> str:
         return facts
 
     return ensure(work, place, inputs, make)
-
-
-def teacher_asks(task: Task, teacher: str) -> dict[str, Ask]:
-    """What a task asks one of its teachers, by name."""
-    asks = task.objective.teacher.items()
-    return {name: ask for name, ask in asks if ask.model == teacher}
 
 
 class _Teacher:
@@ -135,11 +129,6 @@ class _Teacher:
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _answer_step(graphdef: Any, params: Any, request: Any, chunking: Chunking) -> Any:
     return answer(graphdef, params, {"": request}, None, chunking)[""]
-
-
-def _find(work: EncodeTeacher, run: Run) -> tuple[Stage, Task]:
-    stage = next(stage for stage in run.training_stages() if stage.name == work.stage)
-    return stage, next(task for task in stage.tasks if task.title == work.task)
 
 
 def _distinct(records: Records, field: str) -> Iterator[tuple[int, str]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from clir_jax.config import Artifact, EncodeTeacher, FromStage, Rounds, Run, Stage, Task, Work
+from clir_jax.config import Artifact, EncodeTeacher, FromStage, Rounds, Run, Stage, Work
 from clir_jax.config_files import ConfigError
 from clir_jax.config_types import mapped, walk
 from clir_jax.training.artifacts import records_source
@@ -143,18 +143,16 @@ class Itinerary:
 
     def reads(self, position: Position) -> list[Position]:
         """The works whose artifacts are read at ``position``."""
-        names = [node.name for node in walk(position.item) if isinstance(node, Artifact)]
+        node: Any = position.item
+        if isinstance(node, EncodeTeacher):
+            _, task = self.run.encoded_for(node)
+            node = task.sources_of(node.teacher)
+        names = [part.name for part in walk(node) if isinstance(part, Artifact)]
         works = [self.artifact(position, name) for name in dict.fromkeys(names)]
         return works + [work for work, _ in self.stored(position).values()]
 
-    def teacher(self, work: EncodeTeacher) -> tuple[Stage, Task, str | FromStage]:
-        """The stage and the task that a work encodes for, and the model that answers."""
-        (stage,) = (s for s in self.run.training_stages() if s.name == work.stage)
-        (task,) = (task for task in stage.tasks if task.title == work.task)
-        return stage, task, task.teachers[work.teacher]
-
     def _check_teacher(self, reader: Position, at: Position, work: EncodeTeacher) -> None:
-        _, _, model = self.teacher(work)
+        model = self.run.encoded_for(work)[1].teachers[work.teacher]
         if self.model(at, model) != self.model(reader, model):
             raise ConfigError(
                 f"stages.{work.name}: it encodes teacher {work.teacher!r} of stage {work.stage!r} "

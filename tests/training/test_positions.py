@@ -80,7 +80,8 @@ def test_artifacts_become_files_wherever_they_are_named(tmp_path):
     mixed = Mixture((Artifact("mined"), ENGLISH))
     it = Itinerary(Run("r", (mine("bm25"), stage("a", source=mixed))), tmp_path)
     mined, a = it.positions
-    write_json(it.directory(mined) / "about.json", {"facts": {"language": "sw"}})
+    about = {"facts": {"language": "sw"}, "content": "its hash"}
+    write_json(it.directory(mined) / "about.json", about)
     (task,) = it.bound(a, a.item).tasks
     records = tmp_path / "artifacts" / "mined" / "records.jsonl"
     assert task.sources == {"ranking": Mixture((RankingJSONL(str(records), "sw"), ENGLISH))}
@@ -118,7 +119,25 @@ def test_a_teacher_that_is_trained_after_it_was_encoded_is_refused():
         itinerary(stage("a"), group)
 
 
-def test_a_stage_called_like_a_round_is_refused():
+def aligns_mined():
+    """An encoding work, and the stage that it is for: its teacher is asked about an artifact."""
+    task = Task(OptimalTransport(), {"bitext": Artifact("mined")}, {"teacher": "a-hub-name"})
+    work = EncodeTeacher("answers", "distil", "OptimalTransport")
+    return work, stage("distil", tasks=(task,))
+
+
+def test_a_work_that_encodes_an_artifact_reads_it():
+    work, reader = aligns_mined()
+    it = itinerary(mine("bm25"), work, reader)
+    mined, answers, distilled = it.positions
+    assert it.reads(answers) == [mined]
+    assert it.reads(distilled) == [mined, answers]
+
+
+def test_an_artifact_that_is_written_after_it_was_encoded_is_refused():
+    work, reader = aligns_mined()
+    with pytest.raises(ValueError, match=r"^stage answers: it reads the artifact 'mined', and "):
+        itinerary(work, mine("bm25"), reader)
     with pytest.raises(ConfigError, match=r"stages\.b\.2: a round of b has this name too; rename"):
         itinerary(stage("b.2"), Rounds("again", 2, (stage("b"),)))
 
