@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from clir_jax.config import OnPlateau, Stop
+from clir_jax.config_types import named
+from clir_jax.training.checkpoint import CheckpointError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +62,23 @@ class Control:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Control":
-        """Read what ``to_json`` gave."""
+    def from_json(cls, values: Mapping[str, Any], where: str) -> "Control":
+        """Read what ``to_json`` gave.
+
+        Args:
+          values: by name.
+          where: the checkpoint, for messages.
+
+        Raises:
+          CheckpointError: if another version wrote other values.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        if set(known) != set(values):
+            raise CheckpointError(
+                f"{where}: of its evaluations this checkpoint tells {named(values)}, and this "
+                f"version reads {named(known)}; go on with the version that wrote it, or choose "
+                "another --run-dir"
+            )
         return cls(**values)
 
 

@@ -58,7 +58,7 @@ class StageEvaluation:
                 log.opened(f"{label}: evaluation of {name}", opened.report)
 
     def baselines(self, params: Any) -> None:
-        """Measure the systems to compare with, once; a resumed stage finds them on file."""
+        """Measure the systems to compare with, before training; an earlier attempt may have."""
         if self._stage.evaluate is None or self._file(_BASELINES).exists():
             return
         rows: list[dict[str, Any]] = []

@@ -8,7 +8,7 @@ what evaluations have decided is in the checkpoint.
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +26,7 @@ from clir_jax.mesh import make_mesh, put_rows, row_shards
 from clir_jax.models.formats import save_retriever
 from clir_jax.objectives.base import Batch
 from clir_jax.training import alignments
-from clir_jax.training.build import StageParts, build_stage
+from clir_jax.training.build import StageParts, Stored, build_stage
 from clir_jax.training.checkpoint import Checkpoints
 from clir_jax.training.claim import claim
 from clir_jax.training.control import Control
@@ -60,6 +60,7 @@ def train(run: Run, run_dir: str | Path, console: Console | None = None) -> list
       ConfigError: if the directory holds another configuration, or the configuration does not fit
         the devices.
       TrainingError: if a loss is not finite.
+      FileNotFoundError: if the model of a stage that has come to its end was removed.
     """
     mesh = make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
     refuse_unsupported(run, row_shards(mesh))
@@ -80,6 +81,12 @@ def train(run: Run, run_dir: str | Path, console: Console | None = None) -> list
             rows += _carry_out(itinerary, position, works, mesh, title, console)
         last = itinerary.directory(position)
     if jax.process_index() == 0 and last is not None:
+        if not (last / BEST).is_dir():
+            raise FileNotFoundError(
+                f"{last / BEST}: the model of this finished stage is missing; restore it, or "
+                f"remove {last}/summary.json, and the stage is finished again from its last "
+                "checkpoint"
+            )
         copy_directory(last / BEST, itinerary.run_dir / "model")
         write_json(itinerary.run_dir / "summary.json", rows)
         write_report(itinerary.run_dir, alignments.read(itinerary.run_dir))
@@ -104,10 +111,9 @@ def _carry_out(
     run = dataclasses.replace(itinerary.run, seed=itinerary.seed(position))
     stage = itinerary.bound(position, position.item)
     stored = {name: itinerary.directory(at) for name, (at, _) in itinerary.stored(position).items()}
-    kept = _keeps_last(itinerary.run, stage.name)
     rows = _StageRun(
         run, stage, position.label, itinerary.directory(position), mesh, title, console
-    ).train(*build_stage(run, stage, mesh, stored), kept)
+    ).train(stored, _keeps_last(itinerary.run, stage.name))
     if jax.process_index() == 0:
         write_json(done, rows)
     return rows
@@ -134,27 +140,27 @@ class _StageRun:
         self.run, self.stage, self.label, self.directory = run, stage, label, directory
         self.mesh, self.title, self.console = mesh, title, console
 
-    def train(
-        self, parts: StageParts, begin: Callable[[], TrainState], keep_last: bool
-    ) -> list[dict[str, Any]]:
+    def train(self, stored: Stored, keep_last: bool) -> list[dict[str, Any]]:
         """Train to the stage's end and return its rows of the summary."""
         stage = self.stage
+        # Here, because what a caller's frame holds, ``del`` does not free.
+        parts, begin = build_stage(self.run, stage, self.mesh, stored)
         with Checkpoints(self.directory / "checkpoints") as checkpoints:
             start, control = checkpoints.latest or 0, Control()
             if start:
                 state, about = checkpoints.restore(start, parts.target)
-                control = Control.from_json(about)
+                control = Control.from_json(about, f"{checkpoints.directory}/{start}")
             else:
                 state = begin()
-            del begin
+            del begin  # and with it the initial parameters
             with StageLog(self.directory, self.title, stage.steps, start, self.console) as log:
                 for what, report in parts.reports.items():
                     log.opened(what, report)
                 evaluation = StageEvaluation(
                     self.run, stage, self.label, self.directory, self.mesh, parts, log
                 )
-                # Nothing was trained yet, or it was and the baselines are on file.
-                evaluation.baselines(state.result)
+                if not start:
+                    evaluation.baselines(state.result)
                 log.begin()
                 window: list[Mapping[str, jax.Array]] = []
                 done, clock = start, _Clock(stage)

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from clir_jax.config import Collection, FromStage, Source, Stage
-from clir_jax.config_files import ConfigError
+from clir_jax.config_files import ConfigError, naming
 from clir_jax.files import read_json, write_json
 from clir_jax.models import hub
 from clir_jax.models.formats import LoadedRetriever
@@ -102,11 +102,13 @@ class Works:
         self, position: Position, name: str | FromStage, stage: Stage | None
     ) -> LoadedRetriever:
         directory = self._itinerary.model(position, name)
-        loaded = load_model(directory) if stage is None else load_teacher(stage, directory)
+        with naming(f"stages.{position.item.name}"):
+            loaded = load_model(directory) if stage is None else load_teacher(stage, directory)
         return on_mesh(loaded, self._mesh)
 
     def _directory(self, position: Position, name: str | FromStage) -> Path:
-        return hub.resolve(self._itinerary.model(position, name))
+        with naming(f"stages.{position.item.name}"):
+            return hub.resolve(self._itinerary.model(position, name))
 
     def _print(self, position: Position, name: str) -> str:
         return content_print(self._itinerary.directory(self._itinerary.artifact(position, name)))

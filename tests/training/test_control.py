@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from clir_jax.config import OnPlateau, Stop
+from clir_jax.training.checkpoint import CheckpointError
 from clir_jax.training.control import Control, moving_average
 
 torch = pytest.importorskip("torch")
@@ -42,7 +43,19 @@ def test_a_stage_stops_when_so_many_evaluations_were_no_better(patience):
 
 def test_what_a_checkpoint_holds_is_read_back():
     control = Control(0.25, 3, 1, 0.5, True)
-    assert Control.from_json(control.to_json()) == control
+    assert Control.from_json(control.to_json(), "here") == control
+
+
+@pytest.mark.parametrize("change", [{"patience": 1}, {"stale": None}])
+def test_what_another_version_wrote_is_named(change):
+    told = {k: v for k, v in (Control().to_json() | change).items() if change.get(k, 0) is not None}
+    with pytest.raises(CheckpointError) as error:
+        Control.from_json(told, "checkpoints/3")
+    assert str(error.value) == (
+        f"checkpoints/3: of its evaluations this checkpoint tells {', '.join(sorted(told))}, and "
+        "this version reads best, rate, stale, stopped, waited; go on with the version that wrote "
+        "it, or choose another --run-dir"
+    )
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
