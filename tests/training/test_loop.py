@@ -5,6 +5,8 @@ import io
 import json
 import logging
 import re
+import types
+import weakref
 from pathlib import Path
 
 import jax
@@ -38,6 +40,7 @@ from clir_jax.training import loop
 from clir_jax.training.build import build_stage
 from clir_jax.training.checkpoint import Checkpoints
 from clir_jax.training.claim import claim
+from clir_jax.training.evaluation import StageEvaluation
 from clir_jax.training.initial import initial_retriever
 from clir_jax.training.logging import StageLog
 from clir_jax.training.loop import TrainingError, train
@@ -195,6 +198,18 @@ def test_a_finished_run_is_not_done_again(finished):
     assert before == {p: p.stat().st_mtime_ns for p in (finished.directory / "stages").rglob("*")}
 
 
+def test_a_finished_run_without_its_model_is_named(finished):
+    model, away = finished.directory / DISTIL / "model", finished.directory / "away"
+    model.rename(away)
+    with pytest.raises(FileNotFoundError) as error:
+        train(config_files.load(f"{RECIPE}:fsdp=8"), finished.directory, _console())
+    away.rename(model)
+    assert str(error.value) == (
+        f"{model}: the model of this finished stage is missing; restore it, or remove "
+        f"{model.parent}/summary.json, and the stage is finished again from its last checkpoint"
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "key"),
     [
@@ -272,14 +287,75 @@ def test_one_device_compiles_once_measures_nothing_unasked_and_moves_nothing_fro
         assert same == ("embeddings" in path), path
 
 
-def test_left_out_records_are_told(tmp_path, one_device):
-    console = _console()
-    collections = {"test": Retrieval("corpus", "queries", "qrels", "en")}
+def _evaluate(tmp_path, **options):
+    """Evaluations on one passage and two questions, of which one is judged."""
     (tmp_path / "corpus").write_text('{"_id": "1", "text": "lake"}\n')
     (tmp_path / "queries").write_text("a\tlake\nb\triver\n")
     (tmp_path / "qrels").write_text("a 0 1 1\n")
-    evaluate = Evaluate(collections, metrics=("RR@1",), depth=1)
-    run = _small(tmp_path, bad="no tabs", evaluate=evaluate)
+    collections = {"test": Retrieval("corpus", "queries", "qrels", "en")}
+    return Evaluate(collections, metrics=("RR@1",), depth=1, **options)
+
+
+def test_the_average_is_measured_and_the_best_of_it_saved_whenever_the_clock_rings(
+    tmp_path, one_device, monkeypatch
+):
+    """A step takes a second; the evaluation after the fourth is the best."""
+    now, begun, states, measured = [0.0], [], [], {}
+    build, put, finite = loop.build_stage, loop.put_rows, loop._finite
+    measure = StageEvaluation.measure
+
+    def building(*given):
+        parts, begin = build(*given)
+        begun.append(weakref.ref(begin))
+        return parts, begin
+
+    def putting(*given):
+        now[0] += 1
+        assert begun[0]() is None, "the initial parameters are still held"
+        return put(*given)
+
+    def checking(state):
+        states.append(jax.device_get((state.params, state.average)))
+        return finite(state)
+
+    def measuring(evaluation, step, params):
+        measure(evaluation, step, params)
+        measured[step] = jax.device_get(params)
+        return {2: 0.1, 4: 0.3, 5: 0.2}[step]
+
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    for name, patched in {
+        "build_stage": building,
+        "put_rows": putting,
+        "_finite": checking,
+    }.items():
+        monkeypatch.setattr(loop, name, patched)
+    monkeypatch.setattr(StageEvaluation, "measure", measuring)
+    run = _small(
+        tmp_path,
+        steps=5,
+        checkpoint_every=1,
+        optimizer=Optimizer(0.01, "constant", ema=0.75),
+        evaluate=_evaluate(tmp_path, every_seconds=2.0),
+    )
+    train(run, tmp_path / "run", _console())
+    assert list(measured) == [2, 4, 5]
+    by_hand = paths(states[0][0])
+    for step, (params, average) in enumerate(states, start=1):
+        if step > 1:
+            by_hand = {k: 0.75 * by_hand[k] + 0.25 * p for k, p in paths(params).items()}
+        for path, leaf in paths(average).items():
+            np.testing.assert_allclose(leaf, by_hand[path], atol=1e-6, err_msg=path)
+        for path, leaf in paths(measured.get(step, average)).items():
+            np.testing.assert_array_equal(leaf, paths(average)[path])
+    saved = paths(load_retriever(tmp_path / "run" / "model").params)
+    for path, leaf in paths(states[3][1]).items():
+        np.testing.assert_array_equal(leaf, saved[path], err_msg=path)
+
+
+def test_left_out_records_are_told(tmp_path, one_device):
+    console = _console()
+    run = _small(tmp_path, bad="no tabs", evaluate=_evaluate(tmp_path))
     train(run, tmp_path / "run", console)
     told = console.file.getvalue()
     assert "small: InfoNCE: ranking: 16 records to read; left out: 1 x " in told
