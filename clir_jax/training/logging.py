@@ -241,8 +241,9 @@ class WorkLog:
         now = self._clock()
         if now - self._printed >= _PLAIN_SECONDS:
             self._printed = now
-            left = (now - self._began) / max(1, done - self._start) * (total - done)
-            self.say(f"{done:,}/{total:,}  {_minutes(now - self._began)}  ETA {_minutes(left)}")
+            spent, new = now - self._began, done - self._start
+            eta = f"  ETA {_minutes(spent / new * (total - done))}" if new else ""
+            self.say(f"{done:,}/{total:,}  {_minutes(spent)}{eta}")
 
 
 def _cut(path: Path, start: int) -> None:

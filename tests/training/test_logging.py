@@ -10,7 +10,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
 from clir_jax.data.reading import Report
-from clir_jax.training.logging import StageLog
+from clir_jax.training.logging import StageLog, WorkLog
 
 TITLE = "stage 1/2 teacher"
 
@@ -219,3 +219,30 @@ def test_an_error_is_not_followed_by_a_line(tmp_path):
     with pytest.raises(KeyError), log:
         raise KeyError
     assert len(out.getvalue().splitlines()) == 1
+
+
+def test_a_work_tells_now_and_then_how_far_it_is_and_how_long_it_takes():
+    now, console = [0.0], _console()
+    with WorkLog("stage 1/2 mined", console, clock=lambda: now[0]) as log:
+        for seconds, done in ((1, 100), (15, 100), (20, 160), (55, 200), (60, 220), (70, 250)):
+            now[0] = float(seconds)
+            log.progress(done, 1000)
+        log.say("done")
+    # It began with 100 done: 100 more took 55 seconds, so the other 800 take 440; then 150 took 70.
+    assert console.file.getvalue().splitlines() == [
+        "stage 1/2 mined  100/1,000  0:15",
+        "stage 1/2 mined  200/1,000  0:55  ETA 7:20",
+        "stage 1/2 mined  250/1,000  1:10  ETA 5:50",
+        "stage 1/2 mined  done",
+    ]
+
+
+def test_a_work_shows_a_bar_on_a_terminal():
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with WorkLog("stage 1/2 mined", console) as log:
+        log.progress(250, 1000)
+        log.progress(1000, 1000)
+    told = console.file.getvalue()
+    assert "stage 1/2 mined" in told
+    assert "1000/1000" in told
+    assert "ETA" in told
