@@ -59,7 +59,7 @@ def get_config() -> Run:
         steps=12,
         # So fast that evaluations get worse, and the rate and the stage's end depend on them.
         optimizer=Optimizer(0.03, "constant", ema=0.5, accumulate=2),
-        evaluate=Evaluate(questions, every=2, metrics=("nDCG@10",)),
+        evaluate=Evaluate(questions, every=2, metrics=("nDCG@10",), baselines=("student_before",)),
         on_plateau=OnPlateau(0.5, patience=1),
         stop=Stop(patience=4),
         checkpoint_every=3,
@@ -74,7 +74,7 @@ def get_config() -> Run:
             Task(
                 OptimalTransport(length=12),
                 {"bitext": Atlas("bitext", "sw")},
-                teachers={"teacher": FromStage("ranker")},
+                teachers={"teacher": FromStage("ranker", "last")},
                 batch_size=8,
             ),
         ),
