@@ -288,6 +288,9 @@ CONFIGURATIONS = {
         "run(stage(ranks(TRIPLES), vocabulary=ReplaceVocabulary('run/stages')))"
     ),
     "no model to start from": configured("run(stage(ranks(TRIPLES), init='desne'))"),
+    "a plain encoder for a work": configured(
+        "run(Mine('mined', 'plain', TRIPLES, TEXT), stage(ranks(Artifact('mined'))))"
+    ),
 }
 DATA = {
     "no file": opened("TextLines('texts', 'en')"),
@@ -340,6 +343,9 @@ DAMAGE = {
         lambda content: content.replace(
             b'embeddings/norm/bias": [16]', b'embeddings/norm/bias": [9]', 1
         ),
+    ),
+    "a checkpoint of another version": damaged(
+        f"{CHECKPOINT}/meta/metadata", lambda content: content.replace(b'"stale"', b'"bored"')
     ),
     "the log": damaged(f"{STAGE}/metrics.jsonl", lambda content: b"{}\n" + content),
     "the summary of a stage": damaged(f"{STAGE}/summary.json", BROKEN),
