@@ -21,7 +21,7 @@ from clir_jax.evaluation.pictures import (
     plan_picture,
     png_html,
 )
-from clir_jax.files import write_text
+from clir_jax.files import read_json, write_text
 
 _KEYS = ("stage", "system", "dataset", "language", "metric", "value")
 _LOWER_IS_BETTER = frozenset({"AER"})
@@ -119,7 +119,7 @@ def write_report(
     run_dir = Path(run_dir)
     title = title if title is not None else run_dir.resolve().name
     summary = run_dir / "summary.json"
-    rows = _read_json(summary) if summary.exists() else []
+    rows = read_json(summary, list) if summary.exists() else []
     sections = [f"<h1>{html.escape(title)}</h1>"]
     sections += [
         "<h2>Results</h2>",
@@ -133,7 +133,7 @@ def write_report(
         sections += ["<h2>Alignments</h2>", *(_plan_section(plan) for plan in plans)]
     config = run_dir / "config.json"
     if config.exists():
-        text = json.dumps(_read_json(config), indent=2, ensure_ascii=False)
+        text = json.dumps(read_json(config, dict), indent=2, ensure_ascii=False)
         sections += [
             "<h2>Configuration</h2>",
             f"<details><summary>config.json</summary><pre>{html.escape(text)}</pre></details>",
@@ -254,13 +254,6 @@ def _logged(run_dir: Path) -> Iterable[dict[str, Any]]:
 
 def _values(row: Mapping[str, Any]) -> Iterable[Any]:
     return (value for name, value in row.items() if name not in ("stage", "step"))
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
 
 
 def _number(value: float | None) -> str:

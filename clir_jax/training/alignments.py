@@ -15,7 +15,7 @@ from clir_jax.config import Run, Stage
 from clir_jax.data.records import Bitext
 from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.evaluation.pictures import Plan
-from clir_jax.files import write_text
+from clir_jax.files import read_json, write_text
 from clir_jax.mesh import row_shards
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.requests import Embeddings, EncodeQuery
@@ -28,12 +28,15 @@ _LOOKED_AT = 500
 _WORDS = range(5, 12)
 
 
-def draw(run: Run, stage: Stage, directory: Path, mesh: Mesh, student: Any, teachers: Any) -> None:
+def draw(
+    run: Run, stage: Stage, label: str, directory: Path, mesh: Mesh, student: Any, teachers: Any
+) -> None:
     """Save the plan of one pair of the first task that aligns by optimal transport, if one does.
 
     Args:
       run: the run, for its data root.
       stage: the stage.
+      label: its name in the report.
       directory: the stage's ``evaluation/``.
       mesh: the mesh that the parameters are on.
       student: the ``LoadedRetriever`` after training.
@@ -43,7 +46,7 @@ def draw(run: Run, stage: Stage, directory: Path, mesh: Mesh, student: Any, teac
         if isinstance(task.objective, OptimalTransport):
             records: Any = task.sources["bitext"].open(run.data_root)
             pair = _readable(records)
-            title = f"{stage.name}: student in rows, teacher in columns"
+            title = f"{label}: student in rows, teacher in columns"
             plan = _plan(task.objective, title, pair, mesh, student, teachers["teacher"])
             text = json.dumps(dataclasses.asdict(plan) | {"plan": np.asarray(plan.plan).tolist()})
             write_text(directory / FILE, text)
@@ -53,7 +56,7 @@ def draw(run: Run, stage: Stage, directory: Path, mesh: Mesh, student: Any, teac
 def read(run_dir: Path) -> list[Plan]:
     """The plans that the stages of a run saved."""
     files = sorted(run_dir.glob(f"stages/*/evaluation/{FILE}"))
-    values = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    values = [read_json(file, dict, "remove it, and the report shows no picture") for file in files]
     return [Plan(**(value | {"plan": np.asarray(value["plan"])})) for value in values]
 
 

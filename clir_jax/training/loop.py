@@ -285,7 +285,9 @@ class _StageRun:
         self._save_model(BEST, parts, state)
         trained = dataclasses.replace(parts.student, params=state.result)
         folder = self.directory / "evaluation"
-        alignments.draw(self.run, self.stage, folder, self.mesh, trained, parts.teachers)
+        alignments.draw(
+            self.run, self.stage, self.label, folder, self.mesh, trained, parts.teachers
+        )
         return evaluation.rows(best if best is not None else done)
 
     def _save_model(self, folder: str, parts: StageParts, state: TrainState) -> None:

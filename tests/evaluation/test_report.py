@@ -147,7 +147,7 @@ def test_unreadable_files_are_named_with_their_line(run_dir):
         write_report(run_dir)
     log.write_text("")
     (run_dir / "summary.json").write_text("[")
-    with pytest.raises(ValueError, match=r"summary\.json: not JSON"):
+    with pytest.raises(ValueError, match=r"summary\.json:1: this is not JSON"):
         write_report(run_dir)
     (run_dir / "summary.json").write_text(json.dumps([*ROWS, {"stage": "1", "system": "x"}]))
     with pytest.raises(ValueError, match="row 10 lacks 'dataset'"):
