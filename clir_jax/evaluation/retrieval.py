@@ -88,15 +88,31 @@ class TextEncoder:
 
     def _encode(self, kind: type[Any], tokens: Tokens) -> Embeddings:
         """Encode at most ``_BLOCK_ROWS`` rows, as narrow as they allow, in one of few shapes."""
-        count, full = tokens.ids.shape
-        width = min(full, -(-_used(tokens) // _WIDTH_STEP) * _WIDTH_STEP)
-        shards = row_shards(self.mesh)
-        missing = -(-_BLOCK_ROWS // shards) * shards - count
-        narrow = jax.tree.map(lambda x: np.pad(x[:, :width], ((0, missing), (0, 0))), tokens)
+        request = put_rows(kind(block_of(tokens, _BLOCK_ROWS, _WIDTH_STEP, self.mesh)), self.mesh)
         with jax.set_mesh(self.mesh):
-            out = _encode_step(self.graphdef, self.params, put_rows(kind(narrow), self.mesh))
-        host: Embeddings = jax.tree.map(lambda x: np.asarray(x)[:count], out)
+            out = _encode_step(self.graphdef, self.params, request)
+        host: Embeddings = jax.tree.map(lambda x: np.asarray(x)[: len(tokens.ids)], out)
         return host
+
+
+def block_of(tokens: Tokens, rows: int, step: int, mesh: Mesh) -> Tokens:
+    """Cut tokens as narrow as they allow and fill rows up, so that few shapes are compiled.
+
+    Args:
+      tokens: ``[R, T]``, R up to ``rows``.
+      rows: of a block; rounded up to what the mesh's row shards divide.
+      step: widths are multiples of it, or T.
+      mesh: the mesh.
+
+    Returns:
+      ``[rows, width]``, 0 and False where rows are missing.
+    """
+    count, full = tokens.ids.shape
+    width = min(full, -(-_used(tokens) // step) * step)
+    shards = row_shards(mesh)
+    missing = -(-rows // shards) * shards - count
+    block: Tokens = jax.tree.map(lambda x: np.pad(x[:, :width], ((0, missing), (0, 0))), tokens)
+    return block
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,8 @@ from clir_jax.config_files import ConfigError
 from clir_jax.data.answers import AnswerWriter, digest
 from clir_jax.data.records import Ranking, Record, Records, read
 from clir_jax.data.tokenization import RequestTokenizer
-from clir_jax.mesh import put_rows, row_shards
+from clir_jax.evaluation.retrieval import block_of
+from clir_jax.mesh import put_rows
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.requests import Embeddings, EncodePassage, EncodeQuery, Tokens
 from clir_jax.objectives.base import Ask
@@ -113,16 +114,11 @@ class _Teacher:
 
     def _answer(self, kind: type[Any], tokens: Tokens) -> Embeddings:
         """Answer at most ``_BLOCK_ROWS`` rows, as narrow as they allow, in one of few shapes."""
-        count, full = tokens.ids.shape
-        used = np.flatnonzero((tokens.mask | tokens.keep).any(axis=0)).max() + 1
-        width = min(full, -(-int(used) // _WIDTH_STEP) * _WIDTH_STEP)
-        shards = row_shards(self._mesh)
-        missing = -(-_BLOCK_ROWS // shards) * shards - count
-        narrow = jax.tree.map(lambda x: np.pad(x[:, :width], ((0, missing), (0, 0))), tokens)
+        block = block_of(tokens, _BLOCK_ROWS, _WIDTH_STEP, self._mesh)
         with jax.set_mesh(self._mesh):
-            request = put_rows(kind(narrow), self._mesh)
+            request = put_rows(kind(block), self._mesh)
             out = _answer_step(self._graphdef, self._params, request, self._chunking)
-        host: Embeddings = jax.tree.map(lambda x: np.asarray(x)[:count], out)
+        host: Embeddings = jax.tree.map(lambda x: np.asarray(x)[: len(tokens.ids)], out)
         return host
 
 
