@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from clir_jax import config
@@ -18,10 +19,12 @@ def make_schedule(optimizer: config.Optimizer, steps: int) -> optax.Schedule:
     r"""The learning rate by update number: linear warm-up, then the schedule.
 
     With U updates, W = ``warmup`` and r = ``learning_rate``, update u (from 0) takes
+    :math:`r (u + 1) / W` while u < W, and after that
 
     .. math::
-      r \frac{u + 1}{W} \text{ for } u < W, \quad
-      r \frac{U - u}{U - W} \text{ (linear) or } r \text{ (constant) after,}
+      r \text{ (constant)}, \quad r \frac{U - u}{U - W} \text{ (linear)}, \quad
+      \frac{r}{2} \Big(1 + \cos \pi \frac{u - W}{U - W}\Big) \text{ (cosine)}, \quad
+      r \sqrt{\frac{\max(W, 1)}{u + 1}} \text{ (inverse_sqrt)},
 
     so the first update already moves, and the last is the smallest and not lost.
 
@@ -37,6 +40,8 @@ def make_schedule(optimizer: config.Optimizer, steps: int) -> optax.Schedule:
     decays = {
         "constant": optax.constant_schedule(rate),
         "linear": optax.linear_schedule(rate, 0.0, max(1, updates - warm)),
+        "cosine": optax.cosine_decay_schedule(rate, max(1, updates - warm)),
+        "inverse_sqrt": lambda after: rate * jnp.sqrt(max(warm, 1) / (after + warm + 1.0)),
     }
     warmup = optax.linear_schedule(rate / max(1, warm), rate, max(1, warm - 1))
     return optax.join_schedules([warmup, decays[optimizer.schedule]], [warm])
@@ -76,7 +81,7 @@ def make_optimizer(
         transforms[place] = _adamw(optimizer, _scaled(schedule, factor), decay)
     transform = optax.partition(transforms, lambda part: _labels(optimizer, part))
     if optimizer.clip_norm is not None:
-        transform = optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), transform)
+        transform = optax.chain(_clip(optimizer.clip_norm), transform)
     if optimizer.accumulate > 1:
         transform = optax.MultiSteps(transform, optimizer.accumulate).gradient_transformation()
     frozen = {place for place, group in enumerate(optimizer.groups) if group.freeze}
@@ -128,6 +133,20 @@ def _adamw(
         weight_decay=decay,
         mask=_decayed,
     )
+
+
+def _clip(limit: float) -> optax.GradientTransformation:
+    """Scale to a global norm of at most ``limit``.
+
+    One factor for every element, where Optax chooses between two results: with the choice, the
+    compiler keeps a second gradient in memory.
+    """
+
+    def update(gradient: Any, _: Any) -> Any:
+        factor = limit / jnp.maximum(optax.tree.norm(gradient), limit)
+        return jax.tree.map(lambda g: g * factor.astype(g.dtype), gradient)
+
+    return optax.stateless(update)
 
 
 def _promoting(transform: optax.GradientTransformation) -> optax.GradientTransformation:

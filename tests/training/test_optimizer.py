@@ -118,6 +118,30 @@ def test_every_learning_rate(schedule, warmup):
     assert max(expected) == rate
 
 
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_the_cosine_is_torchs(warmup):
+    torch = pytest.importorskip("torch")
+    ours = make_schedule(Optimizer(learning_rate=0.5, schedule="cosine", warmup=warmup), 10)
+    adamw = torch.optim.AdamW([torch.zeros(1)], lr=0.5)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adamw, T_max=10 - warmup)
+    for n in range(warmup, 10):
+        assert float(ours(n)) == pytest.approx(adamw.param_groups[0]["lr"], rel=1e-5)
+        adamw.step()
+        schedule.step()
+    assert float(ours(10)) == 0  # after the last of ten, which still moved
+    assert [float(ours(n)) for n in range(warmup)] == [0.125, 0.25, 0.375, 0.5][:warmup]
+
+
+def test_the_inverse_square_root_halves_at_four_times_the_warm_up():
+    settings = {"learning_rate": 0.5, "schedule": "inverse_sqrt"}
+    ours = make_schedule(Optimizer(**settings, warmup=4), 1000)
+    rates = [float(ours(n)) for n in (0, 1, 3, 15, 63)]
+    np.testing.assert_allclose(rates, [0.125, 0.25, 0.5, 0.25, 0.125], rtol=1e-6)
+    assert 0.44 < float(ours(4)) < 0.45  # 0.5 x sqrt(4 / 5): no jump after the warm-up
+    cold = make_schedule(Optimizer(**settings), 1000)
+    np.testing.assert_allclose([float(cold(n)) for n in (0, 3, 99)], [0.5, 0.25, 0.05], rtol=1e-6)
+
+
 def test_with_accumulation_the_schedule_counts_updates():
     plain = make_schedule(Optimizer(learning_rate=1.0, warmup=4), 10)
     accumulated = make_schedule(Optimizer(learning_rate=1.0, warmup=4, accumulate=3), 30)
