@@ -4,24 +4,18 @@ Parameters of all layers are stacked on a leading axis and run by one ``scan``, 
 not grow with depth. The encoder has no random state: dropout is a function of one seed per row.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from clir_jax.mesh import look_up
+from clir_jax.mesh import look_up, on_one_cpu
 from clir_jax.models.encoder_config import EncoderConfig as EncoderConfig
+from clir_jax.ops.activation import ACTIVATIONS
 from clir_jax.ops.attention import attend, attention_bias
 from clir_jax.ops.dropout import dropout
+from clir_jax.ops.norm import layer_norm
 
-_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    # The exact form, 0.5 x (1 + erf(x / sqrt 2)).
-    "gelu": lambda x: 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5)),
-    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
-    "relu": jax.nn.relu,
-}
 _SITES = 3  # places of dropout in a layer: attention probabilities, attention output, MLP output
 
 
@@ -42,7 +36,10 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "R T F"]) -> Float[Array, "R T G"]:
         """Apply one layer's slice of the parameters, in the dtype of ``x``."""
-        return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)[None, None, :]
+        kernel, bias = (p[...].astype(x.dtype) for p in (self.kernel, self.bias))
+        # One axis of tokens: with two, the kernel's gradient copies what it multiplies.
+        y = x.reshape(-1, x.shape[-1]) @ kernel + bias[None, :]
+        return y.reshape(*x.shape[:-1], -1)
 
 
 class LayerNorm(nnx.Module):
@@ -55,10 +52,8 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "R T D"], dtype: jnp.dtype) -> Float[Array, "R T D"]:
         """Normalise in the dtype of ``x`` (float32 or wider) and return ``dtype``."""
-        x = x - jnp.mean(x, axis=-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.eps)
-        scale, bias = (p[...].astype(x.dtype)[None, None, :] for p in (self.scale, self.bias))
-        return (x * scale + bias).astype(dtype)
+        scale, bias = (p[...].astype(x.dtype) for p in (self.scale, self.bias))
+        return layer_norm(x, scale, bias, self.eps).astype(dtype)
 
 
 class Attention(nnx.Module):
@@ -108,7 +103,7 @@ class Layers(nnx.Module):
         )  # fmt: skip
         h = dropout(a.output(h), rate, seeds, salt + jnp.uint32(1))
         x = a.norm(x.astype(wide) + h.astype(wide), x.dtype)
-        h = m.down(_ACTIVATIONS[config.hidden_act](m.up(x)))
+        h = m.down(ACTIVATIONS[config.hidden_act](m.up(x)))
         h = dropout(h, rate, seeds, salt + jnp.uint32(2))
         return m.norm(x.astype(wide) + h.astype(wide), x.dtype)
 
@@ -197,8 +192,13 @@ class Encoder(nnx.Module):
             return module(x, bias, row_seeds, number * jnp.uint32(_SITES) + jnp.uint32(1)), None
 
         numbers = jnp.arange(config.num_hidden_layers, dtype=jnp.uint32)
+        # A loop copies what the backward pass needs into arrays of all layers: on one CPU, a tenth
+        # of a training step. There the layers are laid out; compiling takes longer.
         x, _ = jax.lax.scan(
-            jax.checkpoint(body) if config.remat else body, x, (self.layers, numbers)
+            jax.checkpoint(body) if config.remat else body,
+            x,
+            (self.layers, numbers),
+            unroll=on_one_cpu() and not config.remat,
         )
         return x
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from clir_jax.mesh import make_mesh
 from clir_jax.models.encoder import Encoder, EncoderConfig
 
 SIZES = {
@@ -182,6 +183,15 @@ def test_remat_gives_the_same_gradient():
     kept = _gradients(_encoder(BERT), ids, mask, row_seeds=seeds)
     again = _encoder(dataclasses.replace(BERT, remat=True))
     _assert_close(_gradients(again, ids, mask, row_seeds=seeds), kept, atol=2e-3)
+
+
+def test_layers_are_laid_out_on_one_cpu_and_looped_over_elsewhere():
+    def loops(devices):
+        with jax.set_mesh(make_mesh(devices=jax.devices()[:devices])):
+            return _jitted.lower(*nnx.split(_encoder(BERT)), *_batch(BERT), {}).as_text()
+
+    assert "stablehlo.while" not in loops(1)
+    assert "stablehlo.while" in loops(2)
 
 
 @CONFIGS
