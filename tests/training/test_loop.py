@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import re
+import shutil
 import types
 import weakref
 from pathlib import Path
@@ -285,6 +286,15 @@ def test_one_device_compiles_once_measures_nothing_unasked_and_moves_nothing_fro
         assert np.isfinite(leaf).all(), path
         same = np.asarray(leaf).tobytes() == np.asarray(begun[path]).tobytes()
         assert same == ("embeddings" in path), path
+    # As the sentence about a lost model says, the stage can be finished again from its checkpoint.
+    stage = tmp_path / "run/stages/01-small"
+    saved = (stage / "model/model.safetensors").read_bytes()
+    (stage / "summary.json").unlink()
+    shutil.rmtree(stage / "model")
+    with Compilations() as compiled:
+        train(run, tmp_path / "run", _console())
+    assert "step" not in compiled.names
+    assert (stage / "model/model.safetensors").read_bytes() == saved
 
 
 def _evaluate(tmp_path, **options):
