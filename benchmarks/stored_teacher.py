@@ -1,6 +1,6 @@
 """Seconds a step with the teacher's answers stored, and with the teacher in the step.
 
-    python benchmarks/stored_teacher.py --run-dir RUN --steps 60
+    python benchmarks/stored_teacher.py --run-dir RUN --steps 24 --buckets 1
 
 RUN is a run of ``configs/bench/optical.py`` that has come to its last stage. Both forms of the
 stage take the same steps in turn, so that what else the machine does falls on both; the first step
@@ -8,6 +8,7 @@ of every shape, which compiles, is not counted. Losses are compared as well.
 """
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 
@@ -26,12 +27,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--buckets", type=int, help="of the tasks; each shape compiles twice")
     given = parser.parse_args()
     run = load(str(given.run_dir / "config.json"))
     itinerary = Itinerary(run, given.run_dir)
     position = itinerary.positions[-1]
     stage = itinerary.bound(position, position.item)
     assert isinstance(stage, Stage)
+    if given.buckets:
+        tasks = (dataclasses.replace(task, buckets=given.buckets) for task in stage.tasks)
+        stage = dataclasses.replace(stage, tasks=tuple(tasks))
     stored = {name: itinerary.directory(at) for name, (at, _) in itinerary.stored(position).items()}
     mesh = make_mesh()
     seconds: dict[str, list[float]] = {"live": [], "stored": []}
