@@ -13,20 +13,25 @@ from typing import Literal
 from clir_jax.config_parts import (
     Artifact,
     Collection,
+    EncodeTeacher,
     Evaluate,
     FromStage,
+    Generate,
     Group,
     Init,
     MeshShape,
+    Mine,
     Model,
     OnPlateau,
     Optimizer,
     ReplaceVocabulary,
+    Score,
     Scratch,
     Source,
     Stop,
     TrainVocabulary,
     Vocabulary,
+    Work,
 )
 from clir_jax.config_types import Checked, named, require, require_name, walk
 from clir_jax.objectives.base import Ask, Objective
@@ -205,81 +210,6 @@ class Stage(Checked):
                 f"stage {self.name}: evaluate.baselines has 'teacher' and no task has a teacher; "
                 "leave it out"
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Work(Checked):
-    """What writes the artifact ``name``."""
-
-    name: str
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_name(self.name, "work")
-
-
-@dataclasses.dataclass(frozen=True)
-class Mine(_Work):
-    """Write ``source`` with hard negatives: passages that ``model`` ranks high.
-
-    Args:
-      name: of the artifact.
-      model: the retriever that searches, or ``"bm25"``.
-      source: rankings; passages known to be relevant are never negatives.
-      corpus: whose passages are searched.
-      negatives: kept a question, drawn by chance from the first ``depth``.
-      depth: passages looked at.
-    """
-
-    model: str | FromStage
-    source: Source
-    corpus: Source | Collection
-    negatives: int = 8
-    depth: int = 100
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        enough = 1 <= self.negatives <= self.depth
-        require(enough, f"work {self.name}: negatives", self.negatives, "from 1 to depth")
-
-
-@dataclasses.dataclass(frozen=True)
-class Score(_Work):
-    """Write ``source`` with ``model``'s scores of the passages of every record."""
-
-    model: str | FromStage
-    source: Source
-
-
-@dataclasses.dataclass(frozen=True)
-class Generate(_Work):
-    """Write ``each`` questions in each of ``languages`` for every passage of ``corpus``."""
-
-    model: str | FromStage
-    corpus: Source | Collection
-    languages: tuple[str, ...]
-    each: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(bool(self.languages), f"work {self.name}: languages", (), "at least one language")
-        require(self.each >= 1, f"work {self.name}: each", self.each, "at least 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodeTeacher(_Work):
-    """Write what ``teacher`` will answer to ``task`` of the later ``stage``, which then reads it.
-
-    The results are those without this work; it saves the teacher's time where a stage reads its
-    data more than once.
-    """
-
-    stage: str
-    task: str
-    teacher: str = "teacher"
-
-
-Work = Mine | Score | Generate | EncodeTeacher
 
 
 @dataclasses.dataclass(frozen=True)
