@@ -42,7 +42,7 @@ $(VENV)/.base: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.smoke: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable . "pytest>=8.3" "beartype>=0.20"
+	$(BIN)/python -m pip install --quiet --editable . "pytest>=8.4" "beartype>=0.20"
 	touch $@
 
 $(VENV)/.$(EXTRAS): pyproject.toml | $(VENV)/bin/python
