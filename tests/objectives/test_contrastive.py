@@ -9,7 +9,8 @@ from clir_jax.config import Task
 from clir_jax.data.sources import Atlas
 from clir_jax.models.requests import Embeddings
 from clir_jax.objectives.base import Batch, weighted_mean
-from clir_jax.objectives.contrastive import InfoNCE, PairwiseSoftmax, in_batch_candidates
+from clir_jax.objectives.contrastive import InfoNCE, PairwiseSoftmax
+from clir_jax.objectives.rankings import in_batch_candidates
 
 
 def _answers(rng, rows, passages, width=4):

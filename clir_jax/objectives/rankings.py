@@ -1,0 +1,166 @@
+"""What objectives on rankings share: every query's scores of passages, and which of them count."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from clir_jax.models.requests import Embeddings, EncodePassage, EncodeQuery
+from clir_jax.objectives.base import Ask, ModelFacts, weighted_mean
+from clir_jax.ops.maxsim import maxsim, maxsim_lists
+
+EXCLUDED = -1e9
+"""The score of what is not a candidate; finite, so that its gradient is 0 and not NaN."""
+
+_QUERY_AND_PASSAGES = {
+    "query": Ask(EncodeQuery, ("ranking.query",)),
+    "passages": Ask(EncodePassage, ("ranking.passages",)),
+}
+
+
+class OnRankings:
+    """What objectives on rankings without a teacher have in common."""
+
+    @property
+    def student(self) -> Mapping[str, Ask]:
+        """The query and its list of passages."""
+        return _QUERY_AND_PASSAGES
+
+    @property
+    def teacher(self) -> Mapping[str, Ask]:
+        """Nothing: labels are enough."""
+        return {}
+
+    @property
+    def token_labels(self) -> Sequence[str]:
+        """None."""
+        return ()
+
+    def check(self, student: ModelFacts, teachers: Mapping[str, ModelFacts]) -> None:
+        """Any retriever will do."""
+
+
+def query_field(objective: str, option: str, field: str) -> str:
+    """The text that an ask for a question reads.
+
+    Args:
+      objective: for messages.
+      option: for messages.
+      field: ``"query"``, or ``"query.en"`` for the question in English.
+
+    Returns:
+      ``"ranking.query"``, ``"ranking.query.en"``.
+
+    Raises:
+      ValueError: if the field is not a question's.
+    """
+    if field.partition(".")[0] != "query" or field.endswith("."):
+        raise ValueError(
+            f'{objective}: {option} is {field!r}; write "query" for the language that the data '
+            'choose, or "query.en" for one'
+        )
+    return f"ranking.{field}"
+
+
+def scores(query: Embeddings, passages: Embeddings, in_batch: bool) -> Float[Array, "B C"]:
+    """Score every query against its own list, or against the passages of the whole batch.
+
+    Args:
+      query: ``[B, Tq, E]``.
+      passages: ``[B, N, Tp, E]``.
+      in_batch: whether C is B x N, every passage of the batch, or N, the query's own.
+
+    Returns:
+      ``[B, C]`` MaxSim scores.
+    """
+    asked, asked_mask, told, told_mask = (
+        jnp.asarray(x) for x in (query.vectors, query.mask, passages.vectors, passages.mask)
+    )
+    if not in_batch:
+        return maxsim_lists(asked, asked_mask, told, told_mask)
+    flat = (told.reshape(-1, *told.shape[2:]), told_mask.reshape(-1, told_mask.shape[-1]))
+    return maxsim(asked, asked_mask, *flat)
+
+
+def present(
+    passage_ids: Int[Array, "B N"], weight: Float[Array, " B"], in_batch: bool
+) -> Bool[Array, "B C"]:
+    """Which of the passages that ``scores`` scores are passages at all, and not padding.
+
+    Args:
+      passage_ids: ``[B, N]``; -1 fills short lists.
+      weight: ``[B]``; in a batch, the passages of rows of weight 0 do not count.
+      in_batch: as ``scores`` takes it.
+
+    Returns:
+      ``[B, C]`` bool; in a batch, of equal passages the first.
+    """
+    if not in_batch:
+        return passage_ids >= 0
+    return jnp.broadcast_to(
+        _first_copies(passage_ids, weight), (passage_ids.shape[0], passage_ids.size)
+    )
+
+
+def in_batch_candidates(
+    passage_ids: Int[Array, "B N"], known: Int[Array, "B K"], weight: Float[Array, " B"]
+) -> Bool[Array, "B P"]:
+    """Which of the batch's P = B x N passages each query is compared with.
+
+    Args:
+      passage_ids: ``[B, N]``; column 0 is the positive, -1 fills short lists.
+      known: ``[B, K]`` the passages known to be relevant to each query, -1 padded.
+      weight: ``[B]``; the passages of rows of weight 0 are nobody's candidates.
+
+    Returns:
+      ``[B, P]`` bool: each query's own positive, and the first copy of every other passage that is
+      not known to be relevant to the query.
+
+    Example:
+      >>> ids = jnp.array([[7, 3], [3, 5]])
+      >>> in_batch_candidates(ids, jnp.array([[7], [3]]), jnp.ones(2)).astype(int)
+      Array([[1, 1, 0, 1],
+             [1, 0, 1, 1]], dtype=int32)
+    """
+    queries, width = passage_ids.shape
+    flat = passage_ids.reshape(-1)
+    relevant = jnp.any(flat[None, :, None] == known[:, None, :], axis=-1)
+    relevant |= flat[None, :] == passage_ids[:, :1]
+    own_positive = jnp.arange(flat.shape[0])[None] == (jnp.arange(queries) * width)[:, None]
+    return _first_copies(passage_ids, weight) & ~relevant | own_positive
+
+
+def negatives(passage_ids: Int[Array, "B N"], known: Int[Array, "B K"]) -> Bool[Array, "B N"]:
+    """Which passages of each list are there and are not known to be relevant."""
+    relevant = jnp.any(passage_ids[:, :, None] == known[:, None, :], axis=-1)
+    return (passage_ids >= 0) & ~relevant & (passage_ids != passage_ids[:, :1])
+
+
+def log_distribution(
+    scores: Float[Array, "B C"], real: Bool[Array, "B C"], temperature: float
+) -> Float[Array, "B C"]:
+    """Log-probabilities of a softmax over the real entries; far below zero at the others."""
+    return jax.nn.log_softmax(jnp.where(real, scores / temperature, EXCLUDED), axis=1)
+
+
+def mean_over(
+    values: Float[Array, "B N"], real: Bool[Array, "B N"], weight: Float[Array, " B"]
+) -> Float[Array, ""]:
+    """Mean over the real entries of each list, then the weighted mean over lists."""
+    kept = jnp.where(real, values, jnp.zeros_like(values)).sum(axis=1)
+    return weighted_mean(kept / jnp.maximum(real.sum(axis=1), 1).astype(values.dtype), weight)
+
+
+def _first_copies(passage_ids: Int[Array, "B N"], weight: Float[Array, " B"]) -> Bool[Array, "1 P"]:
+    """Of each passage of the batch, the first place where it counts."""
+    flat = passage_ids.reshape(-1)
+    usable = (flat >= 0) & jnp.repeat(weight > 0, passage_ids.shape[1])
+    # Sorting puts copies side by side, in their order: [P log P], never a [P, P] comparison.
+    # Unusable rows sort as -1, so that they are not the first copy of anything.
+    keys = jnp.where(usable, flat, -1)
+    order = jnp.argsort(keys, stable=True)
+    ordered = keys[order]
+    starts = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])
+    first = jnp.zeros_like(starts).at[order].set(starts)
+    return (usable & first)[None]
