@@ -21,8 +21,8 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
       Shape and dtype of ``x``.
 
     Example:
-      >>> print(gelu(jnp.array([-1.0, 0.0, 1.0])).round(4))
-      [-0.1587  0.      0.8413]
+      >>> [f"{y:.4f}" for y in gelu(jnp.array([-1.0, 0.0, 1.0]))]
+      ['-0.1587', '0.0000', '0.8413']
 
     References:
       Hendrycks and Gimpel, Gaussian Error Linear Units, 2016, arXiv:1606.08415.

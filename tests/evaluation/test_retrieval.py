@@ -57,10 +57,10 @@ def _encoder(spec, mesh):
 def _by_hand(encoder, collection):
     """Scores of every query and passage, one text at a time, by the plain formula."""
     params = jax.device_put(jax.device_get(encoder.params), jax.devices()[0])
-    model = nnx.merge(encoder.graphdef, params)
+    model = jax.jit(lambda params, request: nnx.merge(encoder.graphdef, params)(request))
 
     def vectors(kind, text):
-        out = jax.device_get(model(encoder.tokenizer.tokenize(kind, [text])))
+        out = jax.device_get(model(params, encoder.tokenizer.tokenize(kind, [text])))
         return out.vectors[0][out.mask[0]]
 
     passages = [vectors(EncodePassage, text) for text in collection.passages]

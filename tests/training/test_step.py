@@ -71,12 +71,12 @@ def test_requests_of_one_width_are_one_call_and_answers_are_those_of_each_alone(
         return plain(f, rows, *args, **kwargs)
 
     monkeypatch.setattr(module, "map_rows", counted)
-    told = answer(graphdef, params, requests, None, Chunking())
+    told = jax.jit(lambda p, r: answer(graphdef, p, r, None, Chunking()))(params, requests)
     assert sorted(calls) == [(4, 10), (16, 6)]
-    model = nnx.merge(graphdef, params)
+    model = jax.jit(lambda params, request: nnx.merge(graphdef, params)(request))
     for name, request in requests.items():
         flat = jax.tree.map(lambda x: jnp.asarray(x.reshape(-1, x.shape[-1])), request)
-        alone = model(flat).vectors.reshape(*request.tokens.ids.shape, 8)
+        alone = model(params, flat).vectors.reshape(*request.tokens.ids.shape, 8)
         np.testing.assert_allclose(told[name].vectors, alone, atol=1e-5)
         np.testing.assert_array_equal(told[name].mask, request.tokens.keep)
 
@@ -96,9 +96,9 @@ def test_tasks_add_up_by_weight():
             mine = {n: told[place, n] for n in batch.student}
             return tasks[name].objective.loss(mine, {}, batch)[0]
 
-        return jax.value_and_grad(loss)(params)
+        return jax.jit(jax.value_and_grad(loss))(params)
 
-    gradient = make_gradient(graphdef, {}, tasks, seed=3, chunking=Chunking())
+    gradient = jax.jit(make_gradient(graphdef, {}, tasks, seed=3, chunking=Chunking()))
     got, metrics = gradient(params, {}, {"a": batch, "b": batch}, jnp.asarray(4, jnp.int32))
     (loss_a, gradient_a), (loss_b, gradient_b) = alone("a", 0), alone("b", 1)
     np.testing.assert_allclose(metrics["loss"], 2 * loss_a + 0.5 * loss_b, rtol=1e-5)
@@ -114,7 +114,7 @@ def test_a_step_updates_counts_and_donates():
     optimizer = optax.sgd(0.1)
     tasks = {"ir": StepTask(InfoNCE())}
     step = make_train_step(graphdef, {}, tasks, optimizer, seed=0, chunking=Chunking())
-    gradient = make_gradient(graphdef, {}, tasks, seed=0, chunking=Chunking())
+    gradient = jax.jit(make_gradient(graphdef, {}, tasks, seed=0, chunking=Chunking()))
     batches = {"ir": jax.tree.map(jnp.asarray, _batch(rng))}
     direction, _ = gradient(params, {}, batches, jnp.asarray(0, jnp.int32))
     expected = jax.tree.map(lambda p, g: np.asarray(p - 0.1 * g), params, direction)
