@@ -17,8 +17,8 @@ from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.evaluation.bm25 import bm25_run
 from clir_jax.evaluation.metrics import evaluate_queries
 from clir_jax.evaluation.search import top_k
-from clir_jax.mesh import make_mesh, put_rows, row_shards, rowwise, shardings
-from clir_jax.models.formats import load_retriever
+from clir_jax.mesh import make_mesh, put_rows, row_shards, rowwise
+from clir_jax.models.formats import LoadedRetriever, load_retriever, on_mesh
 from clir_jax.models.requests import Embeddings, EncodePassage, EncodeQuery, Tokens
 
 # Rows encoded at once. Passages are read some blocks ahead and sorted by length in between, so that
@@ -28,6 +28,37 @@ _BLOCKS_AHEAD = 32
 _WIDTH_STEP = 32
 
 Progress = Callable[[int, int], None]
+Block = tuple[np.ndarray, Embeddings]
+
+
+class Kept:
+    """Encoded passages, kept in memory for the next search of the same texts.
+
+    Args:
+      most: bytes that are kept; of a larger corpus, the rest is encoded again every time.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._room = most
+        self._blocks: dict[int, list[Block]] = {}
+
+    def blocks(
+        self, texts: Sequence[str], encode: Callable[[], Iterator[Block]]
+    ) -> Iterator[Block]:
+        """The blocks of ``texts`` as ``encode`` gives them, from memory where they are kept."""
+        key = hash(tuple(texts))
+        if key in self._blocks:
+            yield from self._blocks[key]
+            return
+        blocks: list[Block] = []
+        room = self._room
+        for rows, block in encode():
+            room -= block.vectors.nbytes + block.mask.nbytes
+            if room >= 0:
+                blocks.append((rows, block))
+            yield rows, block
+        if room >= 0:
+            self._blocks[key], self._room = blocks, room
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,12 +70,32 @@ class TextEncoder:
       params: its parameters, on the devices of ``mesh``.
       tokenizer: its tokenizer.
       mesh: the mesh; rows are split over it.
+      passage: who encodes passages, where it is another.
+      kept: where encoded passages are kept; None keeps none.
     """
 
     graphdef: Any
     params: Any
     tokenizer: RequestTokenizer
     mesh: Mesh
+    passage: "TextEncoder | None" = None
+    kept: Kept | None = None
+
+    @classmethod
+    def of(
+        cls, model: LoadedRetriever, mesh: Mesh, passage: "TextEncoder | None" = None
+    ) -> "TextEncoder":
+        """The encoder of a retriever whose parameters are on ``mesh``.
+
+        Args:
+          model: the retriever.
+          mesh: the mesh.
+          passage: who encodes passages; None asks the model, or its tower for them.
+        """
+        if passage is None and model.passage is not None:
+            passage = cls.of(model.passage, mesh)
+        tokenizer = RequestTokenizer(model.tokenizer, model.spec, skiplist=model.skiplist)
+        return cls(model.graphdef, model.params, tokenizer, mesh, passage)
 
     def queries(self, texts: Sequence[str]) -> Embeddings:
         """Encode queries.
@@ -67,7 +118,7 @@ class TextEncoder:
         )
         return joined
 
-    def passages(self, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, Embeddings]]:
+    def passages(self, texts: Sequence[str]) -> Iterator[Block]:
         """Encode passages, block by block; memory holds a few blocks, whatever their number.
 
         Args:
@@ -77,14 +128,24 @@ class TextEncoder:
           ``[R]`` the places in ``texts`` of a block's passages, and their embeddings ``[R, T, E]``;
           T is as wide as the block needs. Passages are sorted by length, so places jump.
         """
+        if self.passage is not None:
+            yield from self.passage.passages(texts)
+            return
         start = 0
         for ahead in _parts(texts, _BLOCK_ROWS * _BLOCKS_AHEAD):
-            tokens = self.tokenizer.tokenize(EncodePassage, ahead).tokens
-            order = np.argsort(tokens.mask.sum(axis=1), kind="stable")
-            for rows in _parts(order, _BLOCK_ROWS):
-                part = jax.tree.map(lambda x, rows=rows: x[rows], tokens)
-                yield start + rows, self._encode(EncodePassage, part)
+            encode = functools.partial(self._window, ahead)
+            blocks = encode() if self.kept is None else self.kept.blocks(ahead, encode)
+            for rows, block in blocks:
+                yield start + rows, block
             start += len(ahead)
+
+    def _window(self, texts: Sequence[str]) -> Iterator[Block]:
+        """Encode passages that are sorted together."""
+        tokens = self.tokenizer.tokenize(EncodePassage, texts).tokens
+        order = np.argsort(tokens.mask.sum(axis=1), kind="stable")
+        for rows in _parts(order, _BLOCK_ROWS):
+            part = jax.tree.map(lambda x, rows=rows: x[rows], tokens)
+            yield rows, self._encode(EncodePassage, part)
 
     def _encode(self, kind: type[Any], tokens: Tokens) -> Embeddings:
         """Encode at most ``_BLOCK_ROWS`` rows, as narrow as they allow, in one of few shapes."""
@@ -189,11 +250,9 @@ def measure_saved(
       Values and run.
     """
     of_run = Path(model) / "model"
-    loaded = load_retriever(of_run if of_run.is_dir() else model)
     mesh = make_mesh()
-    params = jax.device_put(loaded.params, shardings(loaded.params, mesh))
-    tokenizer = RequestTokenizer(loaded.tokenizer, loaded.spec, skiplist=loaded.skiplist)
-    encoder = TextEncoder(loaded.graphdef, params, tokenizer, mesh)
+    loaded = load_retriever(of_run if of_run.is_dir() else model)
+    encoder = TextEncoder.of(on_mesh(loaded, mesh), mesh)
     with rich.progress.Progress(transient=True) as bar:
         task = bar.add_task("passages", total=len(collection.passages))
         told = measure(

@@ -6,6 +6,9 @@ The directory is a Hugging Face model directory with two additions::
   tokenizer.json tokenizer_config.json special_tokens_map.json      for AutoTokenizer
   1_Dense/model.safetensors                            linear.weight [E, D], linear.bias [E]
   clir_jax.json                                        all else that encoding needs
+
+A retriever with a tower of its own for passages is two such directories, ``query/`` and
+``passage/``, in one.
 """
 
 import contextlib
@@ -20,9 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
-from jax.sharding import Sharding
+from jax.sharding import Mesh, Sharding
 
 from clir_jax.files import read_json, write_json
+from clir_jax.mesh import shardings as shardings_on
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.hub import PathLike, State, load_encoder, resolve, save_encoder
 from clir_jax.models.retriever import (
@@ -45,6 +49,7 @@ from clir_jax.models.weights import open_weights, write_weights
 
 FILE = "clir_jax.json"
 VERSION = 1
+TOWERS = ("query", "passage")
 _PROJECTION = "1_Dense"
 _TENSORS = {"kernel": "linear.weight", "bias": "linear.bias"}  # ours, torch's (transposed)
 
@@ -60,6 +65,8 @@ class LoadedRetriever:
       params: the parameters, the state that goes with ``graphdef``.
       tokenizer: its tokenizer, markers included.
       skiplist: ids of punctuation, left out of passages; for ``data.tokenization``.
+      passage: the retriever that encodes passages, where the other fields are those of a tower for
+        queries; None where one model encodes both.
     """
 
     spec: RetrieverSpec
@@ -68,11 +75,24 @@ class LoadedRetriever:
     params: State
     tokenizer: TextTokenizer
     skiplist: tuple[int, ...]
+    passage: "LoadedRetriever | None" = None
 
     @property
     def model(self) -> Retriever:
         """The module, made of ``graphdef`` and ``params``."""
         return nnx.merge(self.graphdef, self.params)
+
+    @property
+    def of_passages(self) -> "LoadedRetriever":
+        """The retriever that encodes passages: this one, unless it has two towers."""
+        return self.passage or self
+
+
+def on_mesh(loaded: LoadedRetriever, mesh: Mesh) -> LoadedRetriever:
+    """The same retriever with its parameters on the devices of a mesh."""
+    params = jax.device_put(loaded.params, shardings_on(loaded.params, mesh))
+    passage = None if loaded.passage is None else on_mesh(loaded.passage, mesh)
+    return dataclasses.replace(loaded, params=params, passage=passage)
 
 
 def abstract_retriever(
@@ -137,6 +157,30 @@ def save_retriever(
             write_json(temporary / FILE, about)
 
 
+def save_loaded(directory: PathLike, model: LoadedRetriever) -> None:
+    """Write a retriever in memory, with ``query/`` and ``passage/`` if it has two towers.
+
+    Args:
+      directory: as for ``save_retriever``.
+      model: what to write.
+
+    Raises:
+      FileExistsError, ValueError: as ``save_retriever``.
+    """
+    if model.passage is None:
+        about = model.spec, model.encoder_config, model.params, model.tokenizer, model.skiplist
+        save_retriever(directory, *about)
+        return
+    with _new_directory(Path(directory)) as temporary:
+        for name, tower in zip(TOWERS, (model, model.passage), strict=True):
+            save_loaded(temporary / name, dataclasses.replace(tower, passage=None))
+
+
+def is_saved(directory: Path) -> bool:
+    """Whether a directory holds a retriever of this library, with one tower or two."""
+    return (directory / FILE).is_file() or any((directory / x / FILE).is_file() for x in TOWERS)
+
+
 def _on_host(value: jax.Array) -> np.ndarray:
     if not value.is_fully_addressable:
         value = multihost_utils.process_allgather(value, tiled=True)
@@ -147,7 +191,7 @@ def _on_host(value: jax.Array) -> np.ndarray:
 def _new_directory(path: Path) -> Iterator[Path]:
     """Give a directory beside ``path`` and put it in its place at the end; all hosts take part."""
     path = path.absolute()
-    if path.exists() and not (path / FILE).is_file() and (path.is_file() or any(path.iterdir())):
+    if path.exists() and not is_saved(path) and (path.is_file() or any(path.iterdir())):
         raise FileExistsError(
             f"{path}: holds something else than a retriever of clir_jax and is not overwritten; "
             "write the name of a new directory"
@@ -175,10 +219,11 @@ def _new_directory(path: Path) -> Iterator[Path]:
 
 
 def load_retriever(name: PathLike, *, shardings: Any = None, **overrides: Any) -> LoadedRetriever:
-    """Load what ``save_retriever`` wrote.
+    """Load what ``save_retriever`` or ``save_loaded`` wrote.
 
     Args:
-      name: a directory, or a name as for ``hub.resolve``.
+      name: a directory, or a name as for ``hub.resolve``; with ``query/`` and ``passage/`` in it,
+        both are loaded.
       shardings: where the parameters go: one ``Sharding`` for all, or a tree of them with the
         structure of ``abstract_retriever``'s state. None: JAX's default device.
       **overrides: fields of the encoder's configuration that replace the file's, such as
@@ -192,6 +237,11 @@ def load_retriever(name: PathLike, *, shardings: Any = None, **overrides: Any) -
       ValueError: if the directory is not a retriever of this library, or its files do not agree.
     """
     directory = resolve(name)
+    if not (directory / FILE).is_file() and is_saved(directory):
+        query, passage = (
+            load_retriever(directory / tower, shardings=shardings, **overrides) for tower in TOWERS
+        )
+        return dataclasses.replace(query, passage=passage)
     about = _read_about(directory)
     try:
         spec = spec_from_dict(about["retriever"])

@@ -66,14 +66,19 @@ def encode_teacher(work: EncodeTeacher, place: Workplace) -> str:
     }
 
     def make(directory: Path) -> Mapping[str, Any]:
-        teacher = _Teacher(place.load_model(task.teachers[work.teacher], stage), stage, place.mesh)
+        model = place.load_model(task.teachers[work.teacher], stage)
+        teachers = {
+            EncodeQuery: _Teacher(model, stage, place.mesh),
+            EncodePassage: _Teacher(model.of_passages, stage, place.mesh),
+        }
         sources = {name: place.open_source(source) for name, source in read.items()}
         read_by = {name: ask.texts[0].partition(".") for name, ask in asks.items()}
         total, before = sum(len(sources[source]) for source, _, _ in read_by.values()), 0
         facts = {}
         for name, (source, _, field) in read_by.items():
             writer = AnswerWriter(directory / name)
-            for done in teacher.store(asks[name], _distinct(sources[source], field), writer):
+            teacher, texts = teachers[asks[name].kind], _distinct(sources[source], field)
+            for done in teacher.store(asks[name], texts, writer):
                 place.progress(before + done, total)
             writer.finish()
             before += len(sources[source])

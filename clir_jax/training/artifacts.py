@@ -24,7 +24,6 @@ from clir_jax.data.rankings import RankingJSONL
 from clir_jax.data.reading import DataError, find_files
 from clir_jax.data.records import Ranking, Records
 from clir_jax.data.sources import Mixture
-from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.evaluation.retrieval import Progress, TextEncoder
 from clir_jax.files import read_json, write_json
 from clir_jax.models.formats import LoadedRetriever
@@ -66,9 +65,7 @@ class Workplace:
 
     def encoder(self, name: str | FromStage) -> TextEncoder:
         """Load a model that takes text."""
-        model = self.load_model(name, None)
-        tokenizer = RequestTokenizer(model.tokenizer, model.spec, skiplist=model.skiplist)
-        return TextEncoder(model.graphdef, model.params, tokenizer, self.mesh)
+        return TextEncoder.of(self.load_model(name, None), self.mesh)
 
     def rankings(self, work: Work, source: Source) -> Records:
         """Open the rankings that a work reads.

@@ -20,13 +20,14 @@ from clir_jax.data.pipeline import task_dataset
 from clir_jax.data.reading import Report
 from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.mesh import shardings
-from clir_jax.models.formats import LoadedRetriever
+from clir_jax.models.formats import LoadedRetriever, on_mesh
 from clir_jax.objectives.base import Batch
 from clir_jax.training.control import moving_average
-from clir_jax.training.initial import initial_retriever, load_teacher, on_mesh
+from clir_jax.training.initial import initial_retriever, load_teacher
 from clir_jax.training.optimizer import make_optimizer
 from clir_jax.training.step import Chunking, StepTask, TrainState, make_train_step
-from clir_jax.training.supported import check_task
+from clir_jax.training.supported import check_tasks
+from clir_jax.training.towers import frozen_teacher, routed, split
 
 # By task and teacher: the directory of that teacher's stored answers.
 Stored = Mapping[tuple[str, str], Path]
@@ -37,7 +38,8 @@ class StageParts:
     """A stage ready to train.
 
     Args:
-      student: the model; its parameters are abstract, because the state holds them.
+      student: the model; its parameters are abstract, because the state holds them. Those of its
+        tower for passages, if it has one, are the teacher's.
       teachers: by name, their parameters on the mesh.
       datasets: each task's batches by step.
       reports: what came of opening each source.
@@ -76,9 +78,13 @@ def build_stage(
         student = initial_retriever(run, stage)
         named = {name: str(n) for task in stage.tasks for name, n in task.teachers.items()}
         teachers = {name: on_mesh(load_teacher(stage, n), mesh) for name, n in named.items()}
-    _check_tasks(stage, student, teachers)
     answers = {task.title: _answers(task, stored) for task in stage.tasks}
-    datasets, reports = _open_data(run, stage, student, teachers, answers)
+    frozen, towers = frozen_teacher(stage), split(teachers)
+    apart = [name for name, model in teachers.items() if model.passage is not None]
+    described = {n: (m.spec, m.encoder_config) for n, m in {"student": student, **towers}.items()}
+    check_tasks(stage, described.pop("student"), described, apart)
+    stage = routed(stage, apart)
+    datasets, reports = _open_data(run, stage, student, towers, answers)
     asked = {
         name
         for task in stage.tasks
@@ -89,9 +95,10 @@ def build_stage(
     with naming(f"stages.{stage.name}"):
         optimizer = make_optimizer(stage.optimizer, stage.steps, student.params)
     target = _target(stage, optimizer, student.params, mesh)
-    live = {name: teacher for name, teacher in teachers.items() if name in asked}
+    live = {name: tower for name, tower in towers.items() if name in asked}
+    passage = teachers[frozen].of_passages if frozen else None
     parts = StageParts(
-        dataclasses.replace(student, params=target.params),
+        dataclasses.replace(student, params=target.params, passage=passage),
         teachers,
         datasets,
         reports,
@@ -99,16 +106,6 @@ def build_stage(
         _compiled(run, stage, student.graphdef, live, optimizer, target, mesh),
     )
     return parts, functools.partial(_begin, optimizer, student.params, target)
-
-
-def _check_tasks(
-    stage: Stage, student: LoadedRetriever, teachers: Mapping[str, LoadedRetriever]
-) -> None:
-    models = {"student": student, **teachers}
-    described = {name: (model.spec, model.encoder_config) for name, model in models.items()}
-    for task in stage.tasks:
-        own = {name: described[name] for name in task.teachers}
-        check_task(stage, task, described["student"], own)
 
 
 def _answers(task: Task, stored: Stored) -> dict[str, Answers]:

@@ -21,7 +21,7 @@ from clir_jax.models import formats, hub
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.training.optimizer import make_optimizer
 from clir_jax.training.positions import Position, positions
-from clir_jax.training.supported import check_task, refuse_unsupported
+from clir_jax.training.supported import check_tasks, refuse_unsupported
 
 
 def check(run: Run, *, data_required: bool) -> int:
@@ -101,14 +101,14 @@ def _build(stage: Stage, run: Run, encoders: Mapping[str, EncoderConfig], mesh: 
                 f"stages.{stage.name}.model has other parameters than that of stage "
                 f"{stage.init.stage!r}, from which it starts; make it the same, but for lengths"
             )
-    for task in stage.tasks:
-        # A teacher that is no stage is whatever its directory says: known when it runs.
-        teachers = {
-            name: stages[model.stage] if isinstance(model, FromStage) else stage
-            for name, model in task.teachers.items()
-        }
-        described = {name: (other.model, encoders[other.name]) for name, other in teachers.items()}
-        check_task(stage, task, (stage.model, encoder), described)
+    # A teacher that is no stage is whatever its directory says: known when it runs.
+    teachers = {
+        name: stages[model.stage] if isinstance(model, FromStage) else stage
+        for task in stage.tasks
+        for name, model in task.teachers.items()
+    }
+    described = {name: (other.model, encoders[other.name]) for name, other in teachers.items()}
+    check_tasks(stage, (stage.model, encoder), described)
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 

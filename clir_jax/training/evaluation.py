@@ -1,5 +1,6 @@
 """What a stage measures: baselines before it, itself along the way, the best of it at the end."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +10,8 @@ import jax
 from jax.sharding import Mesh
 
 from clir_jax.config import Evaluate, Run, Stage
-from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.evaluation.metrics import metric_name
-from clir_jax.evaluation.retrieval import Measured, TextEncoder, measure, measure_bm25
+from clir_jax.evaluation.retrieval import Kept, Measured, TextEncoder, measure, measure_bm25
 from clir_jax.evaluation.runs import write_run
 from clir_jax.files import read_json, write_json
 from clir_jax.models.formats import LoadedRetriever
@@ -19,6 +19,8 @@ from clir_jax.training.build import StageParts
 from clir_jax.training.logging import StageLog
 
 _BASELINES = "baselines"
+# Of a stage that keeps its teacher's passages: their vectors, in memory between evaluations.
+_KEPT_BYTES = 2**31
 
 
 class StageEvaluation:
@@ -46,6 +48,7 @@ class StageEvaluation:
     ) -> None:
         self._stage, self._label, self._mesh, self._log = stage, label, mesh, log
         self._student, self._teachers = parts.student, parts.teachers
+        self._kept = Kept(_KEPT_BYTES)
         self._directory = directory / "evaluation"
         if stage.evaluate is not None:
             self._evaluate: Evaluate = stage.evaluate
@@ -111,14 +114,22 @@ class StageEvaluation:
     def _run(
         self, model: LoadedRetriever, params: Any, system: str, label: str
     ) -> dict[str, Measured]:
-        tokenizer = RequestTokenizer(model.tokenizer, model.spec, skiplist=model.skiplist)
-        encoder = TextEncoder(model.graphdef, params, tokenizer, self._mesh)
+        encoder = TextEncoder.of(
+            dataclasses.replace(model, params=params), self._mesh, self._frozen(model)
+        )
         evaluate = self._evaluate
         progress = functools.partial(self._log.passages, system)
         measured = measure(encoder, self._collections, evaluate.metrics, evaluate.depth, progress)
         for name, result in measured.items():
             self._write_run(f"{label}-{name}", result.run, system)
         return measured
+
+    def _frozen(self, model: LoadedRetriever) -> TextEncoder | None:
+        """The encoder of the stage's frozen passages, if they are the model's passages too."""
+        frozen = self._student.passage
+        if frozen is None or model.of_passages is not frozen:
+            return None
+        return dataclasses.replace(TextEncoder.of(frozen, self._mesh), kept=self._kept)
 
     def _rows(self, system: str, measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
         return [

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 
 from clir_jax.config import (
     Collection,
@@ -22,7 +21,6 @@ from clir_jax.config import (
 )
 from clir_jax.data.collections import Collection as OpenedCollection
 from clir_jax.data.records import Bitext, Ranking
-from clir_jax.mesh import shardings
 from clir_jax.models import formats, hub
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.retriever import LateInteraction, Retriever
@@ -49,6 +47,7 @@ def initial_retriever(run: Run, stage: Stage) -> LoadedRetriever:
     else:
         assert isinstance(stage.init, str)  # It is bound.
         loaded = load_model(stage.init, stage.model, seed=run.seed, dtype=stage.dtype)
+        loaded = _query_tower(loaded, stage)
     if isinstance(stage.vocabulary, ReplaceVocabulary):
         loaded = _with_vocabulary(run, stage.vocabulary, loaded)
     return loaded
@@ -72,7 +71,7 @@ def load_model(
       ValueError: if the saved retriever has other parameters than ``spec`` describes.
     """
     directory = hub.resolve(name)
-    if spec is not None and not (directory / formats.FILE).is_file():
+    if spec is not None and not formats.is_saved(directory):
         return formats.start_retriever(directory, spec, seed=seed, dtype=dtype)
     loaded = formats.load_retriever(directory, dtype=dtype)
     return loaded if spec is None else _with_spec(loaded, spec, name)
@@ -91,7 +90,7 @@ def load_teacher(stage: Stage, name: str) -> LoadedRetriever:
     Raises:
       ValueError: if a plain encoder would need parameters that nobody has trained.
     """
-    if (hub.resolve(name) / formats.FILE).is_file():
+    if formats.is_saved(hub.resolve(name)):
         return load_model(name, dtype=stage.dtype)
     spec = stage.model
     if isinstance(spec, LateInteraction):
@@ -105,12 +104,6 @@ def load_teacher(stage: Stage, name: str) -> LoadedRetriever:
             "that"
         )
     return load_model(name, spec, dtype=stage.dtype)
-
-
-def on_mesh(loaded: LoadedRetriever, mesh: Mesh) -> LoadedRetriever:
-    """The same retriever with its parameters on the devices of a mesh."""
-    params = jax.device_put(loaded.params, shardings(loaded.params, mesh))
-    return dataclasses.replace(loaded, params=params)
 
 
 def texts_of(origin: Source | Collection, data_root: str) -> Iterator[str]:
@@ -168,6 +161,16 @@ def _with_vocabulary(
     params = jax.tree.unflatten(jax.tree.structure(target), jax.tree.leaves(encoder) + rest)
     skiplist = punctuation_ids(tokenizer)
     return LoadedRetriever(loaded.spec, config, graphdef, params, tokenizer, skiplist)
+
+
+def _query_tower(loaded: LoadedRetriever, stage: Stage) -> LoadedRetriever:
+    if loaded.passage is not None and stage.passage_encoder == "student":
+        raise ValueError(
+            f"init {stage.init}: the model saved there has two towers, and this stage trains one "
+            "for queries and passages; name query/ or passage/ in that directory, or set "
+            "passage_encoder='teacher'"
+        )
+    return dataclasses.replace(loaded, passage=None)
 
 
 def _find_tokenizer(run: Run, name: str) -> TextTokenizer:

@@ -23,7 +23,7 @@ from clir_jax.config_types import walk
 from clir_jax.evaluation.report import write_report
 from clir_jax.files import copy_directory, read_json, write_json
 from clir_jax.mesh import make_mesh, put_rows, row_shards
-from clir_jax.models.formats import save_retriever
+from clir_jax.models.formats import save_loaded
 from clir_jax.objectives.base import Batch
 from clir_jax.training import alignments
 from clir_jax.training.build import StageParts, Stored, build_stage
@@ -291,15 +291,8 @@ class _StageRun:
         return evaluation.rows(best if best is not None else done)
 
     def _save_model(self, folder: str, parts: StageParts, state: TrainState) -> None:
-        model = parts.student
-        save_retriever(
-            self.directory / folder,
-            model.spec,
-            model.encoder_config,
-            state.result,
-            model.tokenizer,
-            model.skiplist,
-        )
+        trained = dataclasses.replace(parts.student, params=state.result)
+        save_loaded(self.directory / folder, trained)
 
 
 class _Clock:

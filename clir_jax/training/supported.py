@@ -1,6 +1,6 @@
 """What a run may ask of this version, refused in one sentence before any work begins."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 
@@ -9,6 +9,7 @@ from clir_jax.config_files import ConfigError, naming
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.retriever import RetrieverSpec
 from clir_jax.objectives.base import facts_of
+from clir_jax.training.towers import check_towers, passage_tower, refuse_towers, routed
 
 Described = tuple[RetrieverSpec, EncoderConfig]
 
@@ -39,11 +40,7 @@ def refuse_unsupported(run: Run, shards: int) -> None:
             )
     for stage in run.training_stages():
         where = f"stages.{stage.name}"
-        if stage.passage_encoder == "teacher":
-            raise ConfigError(
-                f"{where}.passage_encoder is 'teacher', which this version does not carry out yet; "
-                "set it to 'student'"
-            )
+        refuse_towers(run, stage)
         _refuse_teachers(stage, where)
         for task in stage.tasks:
             if task.batch_size % shards:
@@ -54,20 +51,33 @@ def refuse_unsupported(run: Run, shards: int) -> None:
                 )
 
 
-def check_task(
-    stage: Stage, task: Task, student: Described, teachers: Mapping[str, Described]
+def check_tasks(
+    stage: Stage,
+    student: Described,
+    teachers: Mapping[str, Described],
+    apart: Sequence[str] = (),
 ) -> None:
-    """Refuse models that cannot do what a task asks of them.
+    """Refuse models that cannot do what the tasks of a stage ask of them.
 
     Args:
-      stage: the task's.
-      task: the task.
+      stage: the stage.
       student: what the model in training is.
-      teachers: what each teacher is.
+      teachers: what each teacher is, and each tower for passages.
+      apart: the names of the teachers that have one.
 
     Raises:
       ConfigError: naming the task and what to set instead.
     """
+    facts = {name: facts_of(*teacher) for name, teacher in teachers.items()}
+    check_towers(stage, facts_of(*student), facts)
+    for task, asking in zip(stage.tasks, routed(stage, apart).tasks, strict=True):
+        own = {name: teachers[name] for name in (*task.teachers, *asking.teachers)}
+        _check_task(stage, asking, student, own)
+
+
+def _check_task(
+    stage: Stage, task: Task, student: Described, teachers: Mapping[str, Described]
+) -> None:
     objective = task.objective
     asks = [(ask, student) for ask in objective.student.values()]
     asks += [(ask, teachers[ask.model]) for ask in objective.teacher.values()]
@@ -87,7 +97,7 @@ def _refuse_teachers(stage: Stage, where: str) -> None:
     named: dict[str, tuple[str, str | FromStage]] = {}
     for task in stage.tasks:
         for name, model in task.teachers.items():
-            if name in _RESERVED:
+            if name in _RESERVED or name.endswith(passage_tower("")):
                 raise ConfigError(
                     f"{where}.tasks.{task.title}.teachers: {name!r} is taken by what every stage "
                     "measures; let the objective ask a teacher of another name"

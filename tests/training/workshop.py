@@ -57,7 +57,7 @@ def write_data(folder, records=11, passages=30):
     return rows, texts
 
 
-def retriever(spec=LATE, mesh=None):
+def retriever(spec=LATE, mesh=None, seed=0):
     """A retriever with random weights, its parameters on the mesh."""
     tokenizer = train_wordpiece([*WORDS, "a.b,c"], 60)
     tokenizer, _ = add_markers(tokenizer, spec)
@@ -70,7 +70,7 @@ def retriever(spec=LATE, mesh=None):
         max_position_embeddings=40,
         initializer_range=0.5,  # vectors that differ: no two passages with scores nearly equal
     )
-    graphdef, params = nnx.split(Retriever(spec, config, rngs=nnx.Rngs(0)))
+    graphdef, params = nnx.split(Retriever(spec, config, rngs=nnx.Rngs(seed)))
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     params = jax.device_put(params, shardings(params, mesh))
     return LoadedRetriever(spec, config, graphdef, params, tokenizer, punctuation_ids(tokenizer))
@@ -86,11 +86,14 @@ def by_hand(model, kind, texts, **how):
         yield out.vectors[0], out.mask[0]
 
 
-def scores_by_hand(model, queries, passages):
+def scores_by_hand(model, queries, passages, passage_model=None):
     """MaxSim of every query and passage, two loops and the formula."""
     asked, searched = (
-        [vectors[mask] for vectors, mask in by_hand(model, kind, texts)]
-        for kind, texts in ((EncodeQuery, queries), (EncodePassage, passages))
+        [vectors[mask] for vectors, mask in by_hand(encoder, kind, texts)]
+        for encoder, kind, texts in (
+            (model, EncodeQuery, queries),
+            (passage_model or model, EncodePassage, passages),
+        )
     )
     return np.array([[(q @ p.T).max(axis=1).sum() for p in searched] for q in asked])
 
