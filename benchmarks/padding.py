@@ -3,10 +3,10 @@
     python benchmarks/padding.py --data-root DATA
     python benchmarks/padding.py --data-root DATA --time
 
-Bitext is read as ``OptimalTransport`` asks for it, English questions and passages as ``InfoNCE``
-does, both with the vocabulary of multilingual BERT. ``--time`` also takes steps of a MiniLM-shaped
-student in every shape of the Spanish bitext, float32, with the teacher in the step. The tables go
-to ``benchmarks/results/padding.md``.
+Bitext is read as ``TokenAlignmentDistillation`` asks for it, English questions and passages as
+``InfoNCE`` does, both with the vocabulary of multilingual BERT. ``--time`` also takes steps of a
+MiniLM-shaped student in every shape of the Spanish bitext, float32, with the teacher in the step.
+The tables go to ``benchmarks/results/padding.md``.
 """
 
 import argparse
@@ -33,15 +33,15 @@ from clir_jax.models.hub import load_config
 from clir_jax.models.requests import Tokens
 from clir_jax.models.retriever import LateInteraction, Retriever
 from clir_jax.models.tokenizer import add_markers, load_tokenizer
+from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.objectives.base import Batch
 from clir_jax.objectives.contrastive import InfoNCE
-from clir_jax.objectives.transport import OptimalTransport
 from clir_jax.training.optimizer import make_optimizer
 from clir_jax.training.step import Chunking, StepTask, TrainState, make_train_step
 
 RESULTS = Path(__file__).parent / "results" / "padding.md"
 BUCKETS = (1, 2, 4, 8, 10, 16)
-OBJECTIVE = OptimalTransport(length=64)
+OBJECTIVE = TokenAlignmentDistillation(length=64)
 Shape = tuple[int, ...]
 
 

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clir_jax.ops.transport import SOLVERS, cosine_cost, marginals, transport_plan
+from clir_jax.ops.distance import cosine_cost
+from clir_jax.ops.transport import SOLVERS, marginals, transport_plan
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 Paper:    Huang, Yu, Allan, Improving Cross-lingual Information Retrieval on Low-Resource
           Languages via Optimal Transport Distillation, WSDM 2023, arXiv:2301.12566; what is
-          reconstructed is named in ``clir_jax.objectives.transport.OptimalTransport``.
+          reconstructed is named in ``clir_jax.objectives.alignment.TokenAlignmentDistillation``.
 Teacher:  ColBERT on XLM-R (pairwise softmax, 32/180 tokens, 128 dimensions), English MS MARCO
           triples.
 Student:  starts as the teacher, reads the bitext of ``language`` and its English side.
@@ -21,8 +21,9 @@ from clir_jax.data.bitext import BitextTSV
 from clir_jax.data.collections import Retrieval
 from clir_jax.data.rankings import TriplesTSV
 from clir_jax.models.retriever import LateInteraction
+from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.objectives.contrastive import PairwiseSoftmax
-from clir_jax.objectives.transport import OptimalTransport
+from clir_jax.ops.alignment import Sinkhorn
 
 
 def get_config(language: str = "so", model: str = "xlm-roberta-base", seed: int = 0) -> Run:
@@ -58,7 +59,7 @@ def get_config(language: str = "so", model: str = "xlm-roberta-base", seed: int 
         init=FromStage("teacher"),
         tasks=(
             Task(
-                OptimalTransport(length=64),
+                TokenAlignmentDistillation(Sinkhorn(), length=64),
                 {"bitext": BitextTSV(f"bitext/{language}/*.tsv", language)},
                 teachers={"teacher": FromStage("teacher")},
                 batch_size=256,

@@ -22,8 +22,9 @@ from clir_jax.data.collections import AtlasRetrieval
 from clir_jax.data.sources import Atlas
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.retriever import LateInteraction
+from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.objectives.contrastive import InfoNCE
-from clir_jax.objectives.transport import OptimalTransport
+from clir_jax.ops.alignment import Sinkhorn
 
 _VOCABULARY = 4000
 
@@ -59,7 +60,7 @@ def get_config(language: str = "sw", seed: int = 0) -> Run:
         init=FromStage("teacher"),
         tasks=(
             Task(
-                OptimalTransport(length=32, epsilon=0.02),
+                TokenAlignmentDistillation(Sinkhorn(epsilon=0.02), length=32),
                 {"bitext": bitext},
                 teachers={"teacher": FromStage("teacher")},
                 batch_size=32,

@@ -31,8 +31,8 @@ from clir_jax.data.collections import AtlasRetrieval
 from clir_jax.data.sources import Atlas, Mixture, TextLines
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.retriever import Dense, LateInteraction
+from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.objectives.contrastive import InfoNCE, PairwiseSoftmax
-from clir_jax.objectives.transport import OptimalTransport
 
 ENGLISH = Atlas("ranking", "en")
 SW = {"sw": AtlasRetrieval("sw")}
@@ -54,7 +54,7 @@ def stage(name="teacher", **changes):
 
 def distilled(name, teacher, source=None, init="xlm-roberta-base"):
     source = BitextTSV("b.tsv", "sw") if source is None else source
-    task = Task(OptimalTransport(), {"bitext": source}, teachers={"teacher": teacher})
+    task = Task(TokenAlignmentDistillation(), {"bitext": source}, teachers={"teacher": teacher})
     return stage(name, model=LateInteraction(), tasks=(task,), init=init)
 
 
@@ -160,9 +160,9 @@ def encoder():
             "exactly those it reads",
         ),
         (
-            lambda: Task(OptimalTransport(), {"bitext": BitextTSV("b.tsv", "sw")}),
-            "task OptimalTransport: its objective asks the teachers teacher but teachers has "
-            "(none); give exactly those it asks",
+            lambda: Task(TokenAlignmentDistillation(), {"bitext": BitextTSV("b.tsv", "sw")}),
+            "task TokenAlignmentDistillation: its objective asks the teachers teacher but teachers "
+            "has (none); give exactly those it asks",
         ),
         (
             lambda: stage(tasks=(CONTRAST, CONTRAST)),
@@ -206,15 +206,16 @@ def encoder():
         (
             lambda: run(
                 stage(),
-                EncodeTeacher("ahead", "distil", "OptimalTransport", "techer"),
+                EncodeTeacher("ahead", "distil", "TokenAlignmentDistillation", "techer"),
                 distilled("distil", FromStage("teacher")),
             ),
-            "stage ahead: it encodes for distil.OptimalTransport.techer, and the teachers after it "
-            "(stage.task.teacher) are distil.OptimalTransport.teacher; name one of these",
+            "stage ahead: it encodes for distil.TokenAlignmentDistillation.techer, and the "
+            "teachers after it (stage.task.teacher) are "
+            "distil.TokenAlignmentDistillation.teacher; name one of these",
         ),
         (
             lambda: run(
-                EncodeTeacher("ahead", "distil", "OptimalTransport"),
+                EncodeTeacher("ahead", "distil", "TokenAlignmentDistillation"),
                 stage(),
                 distilled("distil", FromStage("teacher")),
             ),
@@ -345,5 +346,5 @@ def test_rounds_mine_with_the_student_of_the_round_before():
 
 
 def test_answers_of_a_teacher_are_encoded_for_a_later_stage():
-    ahead = EncodeTeacher("ahead", "distil", "OptimalTransport")
+    ahead = EncodeTeacher("ahead", "distil", "TokenAlignmentDistillation")
     assert run(stage(), ahead, distilled("distil", FromStage("teacher"))).flat()[1] is ahead

@@ -39,8 +39,8 @@ from clir_jax.data.collections import AtlasRetrieval, BitextRetrieval
 from clir_jax.data.rankings import Beir, TriplesTSV
 from clir_jax.data.sources import Atlas, Mixture, TextLines
 from clir_jax.models.retriever import Dense, LateInteraction
+from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.objectives.contrastive import InfoNCE, PairwiseSoftmax
-from clir_jax.objectives.transport import OptimalTransport
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.py"))
@@ -75,7 +75,9 @@ def everything():
         LateInteraction(expansion=False),
         FromStage("teacher"),
         (
-            Task(OptimalTransport(), {"bitext": bitext}, {"teacher": FromStage("teacher")}),
+            Task(
+                TokenAlignmentDistillation(), {"bitext": bitext}, {"teacher": FromStage("teacher")}
+            ),
             Task(
                 PairwiseSoftmax(),
                 {"ranking": Artifact("mined")},
@@ -95,7 +97,7 @@ def everything():
         start={"distil": FromStage("teacher")},
     )
     work = (
-        EncodeTeacher("ahead", "distil", "OptimalTransport"),
+        EncodeTeacher("ahead", "distil", "TokenAlignmentDistillation"),
         Generate("asked", "g", TextLines("p.txt", "en"), ("sw", "so")),
         Score("scored", "s", Artifact("asked")),
     )

@@ -38,7 +38,7 @@ from clir_jax.data.tfds import *
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.retriever import *
 from clir_jax.objectives.contrastive import InfoNCE
-from clir_jax.objectives.transport import OptimalTransport
+from clir_jax.objectives.alignment import TokenAlignmentDistillation
 
 TRIPLES, PAIRS = TriplesTSV("train.tsv"), BitextTSV("pairs.tsv", "sw")
 TEXT = TextLines("text", "en")
@@ -59,7 +59,7 @@ def ranks(source, **changes):
 
 
 def aligns(teacher="late", **options):
-    objective = OptimalTransport(**options)
+    objective = TokenAlignmentDistillation(**options)
     return Task(objective, {"bitext": PAIRS}, {"teacher": teacher}, batch_size=8)
 
 
@@ -230,7 +230,7 @@ CONFIGURATIONS = {
     "an impossible value": configured("run(stage(optimizer=Optimizer(beta1=1.0)))"),
     "an objective without its source": configured("run(stage(Task(InfoNCE(), {'bitext': PAIRS})))"),
     "a source of another kind": configured("run(stage(ranks(PAIRS)))"),
-    "no teacher": configured("run(stage(Task(OptimalTransport(), {'bitext': PAIRS})))"),
+    "no teacher": configured("run(stage(Task(TokenAlignmentDistillation(), {'bitext': PAIRS})))"),
     "two stages of one name": configured("run(stage(ranks(TRIPLES)), stage(ranks(TRIPLES)))"),
     "the model of a later stage": configured(
         "run(stage(ranks(TRIPLES), name='a', init=FromStage('b')), stage(ranks(TRIPLES), name='b'))"

@@ -143,7 +143,7 @@ def test_faults_of_the_program_keep_their_traceback(fault, monkeypatch):
 def test_check_trains_nothing_and_leaves_nothing(trained, tmp_path, capsys):
     assert main(["--config", QUICKSTART, "--check=data"]) == 0
     assert capsys.readouterr().out.splitlines()[1] == (
-        "distil: LateInteraction, 0.9 M parameters, 500 steps of OptimalTransport (32)"
+        "distil: LateInteraction, 0.9 M parameters, 500 steps of TokenAlignmentDistillation (32)"
     )
     assert trained == []
     assert list(tmp_path.iterdir()) == []

@@ -158,6 +158,7 @@ class Encoder(nnx.Module):
         segment_ids: Int[Array, "R T"] | None = None,
         token_types: Int[Array, "R T"] | None = None,
         row_seeds: UInt32[Array, " R"] | None = None,
+        layers: int | None = None,
     ) -> Float[Array, "R T D"]:
         """Encode rows of tokens.
 
@@ -170,6 +171,7 @@ class Encoder(nnx.Module):
             a row; each text's tokens must be neighbours. None: one text a row.
           token_types: ``[R, T]`` BERT's sentence A or B; None is all 0.
           row_seeds: ``[R]`` seeds of dropout; None turns it off.
+          layers: how many to run, from the lowest; None runs all.
 
         Returns:
           ``[R, T, D]`` vectors in the dtype of the computation.
@@ -192,12 +194,14 @@ class Encoder(nnx.Module):
             return module(x, bias, row_seeds, number * jnp.uint32(_SITES) + jnp.uint32(1)), None
 
         numbers = jnp.arange(config.num_hidden_layers, dtype=jnp.uint32)
+        run = (self.layers, numbers)
+        run = run if layers is None else jax.tree.map(lambda leaf: leaf[:layers], run)
         # A loop copies what the backward pass needs into arrays of all layers: on one CPU, a tenth
         # of a training step. There the layers are laid out; compiling takes longer.
         x, _ = jax.lax.scan(
             jax.checkpoint(body) if config.remat else body,
             x,
-            (self.layers, numbers),
+            run,
             unroll=on_one_cpu() and not config.remat,
         )
         return x

@@ -293,13 +293,18 @@ class Retriever(nnx.Module):
         return "encoder"
 
     def __call__(
-        self, request: EncodeQuery | EncodePassage, row_seeds: UInt32[Array, " R"] | None = None
+        self,
+        request: EncodeQuery | EncodePassage,
+        row_seeds: UInt32[Array, " R"] | None = None,
+        layer: int | None = None,
     ) -> Embeddings:
         """Encode rows of texts.
 
         Args:
           request: tokens ``[R, T]``.
           row_seeds: ``[R]`` seeds of dropout; None turns it off.
+          layer: answer with the unit vectors ``[R, T, D]`` of this layer's tokens, 1 being the
+            lowest, whatever kind of retriever; None with those that are compared.
 
         Returns:
           Vectors ``[R, T, E]`` of late interaction, exactly 0 outside ``mask`` = ``keep``; or
@@ -316,12 +321,13 @@ class Retriever(nnx.Module):
             jnp.asarray(tokens.mask),
             jnp.asarray(tokens.keep),
         )
-        hidden = self.encoder(ids, mask, row_seeds=row_seeds)
-        if isinstance(self.spec, Dense):
+        hidden = self.encoder(ids, mask, row_seeds=row_seeds, layers=layer)
+        if isinstance(self.spec, Dense) and layer is None:
             vectors = self._activate(_POOLINGS[self.spec.pooling](hidden, keep))
             vectors = unit(vectors) if self.spec.normalize else vectors
             return Embeddings(vectors[:, None, :], jnp.ones((vectors.shape[0], 1), bool))
-        vectors = unit(hidden if self.projection is None else self.projection(hidden))
+        projection = self.projection if layer is None else None
+        vectors = unit(hidden if projection is None else projection(hidden))
         return Embeddings(jnp.where(keep[:, :, None], vectors, jnp.zeros_like(vectors)), keep)
 
     def _activate(self, pooled: Float[Array, "R D"]) -> Float[Array, "R E"]:

@@ -24,6 +24,8 @@ class Ask:
       content: keep only the vectors of the text's own pieces: no markers, no special tokens, no
         query expansion. Token-level objectives want this.
       length: tokens a text; None takes the model's own length for this kind of request.
+      layer: answer with the unit vectors ``[B, T, D]`` of this layer of the encoder, 1 being the
+        lowest, without dropout and without a gradient; None with those that are compared.
     """
 
     kind: type[Any]
@@ -31,6 +33,7 @@ class Ask:
     model: str = "teacher"
     content: bool = False
     length: int | None = None
+    layer: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,19 +44,29 @@ class ModelFacts:
       late_interaction: whether it answers with one vector a token.
       embedding_size: E.
       query_form: what it puts around a query: marker and expansion.
+      passage_form: what it puts around a passage.
+      hidden_size: D.
+      layers: of the encoder.
+      vocabulary: a print of its tokenizer and of the punctuation that it leaves out of passages;
+        ``""`` where that is not known yet.
     """
 
     late_interaction: bool
     embedding_size: int
     query_form: str = ""
+    passage_form: str = ""
+    hidden_size: int = 0
+    layers: int = 0
+    vocabulary: str = ""
 
 
-def facts_of(spec: RetrieverSpec, encoder: EncoderConfig) -> ModelFacts:
+def facts_of(spec: RetrieverSpec, encoder: EncoderConfig, vocabulary: str = "") -> ModelFacts:
     """What objectives may know of a retriever.
 
     Args:
       spec: what kind of retriever.
       encoder: what its encoder is.
+      vocabulary: see ``ModelFacts``.
 
     Returns:
       The facts.
@@ -61,14 +74,24 @@ def facts_of(spec: RetrieverSpec, encoder: EncoderConfig) -> ModelFacts:
     Example:
       >>> from clir_jax.models.retriever import Dense
       >>> facts_of(Dense(), EncoderConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1,
-      ...     num_attention_heads=2, intermediate_size=16, max_position_embeddings=64))
-      ModelFacts(late_interaction=False, embedding_size=8, query_form='CLS SEP')
+      ...     num_attention_heads=2, intermediate_size=16, max_position_embeddings=64)).query_form
+      'CLS SEP'
     """
-    form = "CLS SEP"
+    query = passage = "CLS SEP"
     if isinstance(spec, LateInteraction):
-        form = f"CLS {spec.query_marker.strip()} SEP" if spec.query_marker else form
-        form += " and expansion" if spec.expansion else ""
-    return ModelFacts(spec.late_interaction, spec.embedding_size(encoder.hidden_size), form)
+        markers = (spec.query_marker, spec.passage_marker)
+        query, passage = (" ".join(f"CLS {marker} SEP".split()) for marker in markers)
+        query += " and expansion" if spec.expansion else ""
+    width = encoder.hidden_size
+    return ModelFacts(
+        spec.late_interaction,
+        spec.embedding_size(width),
+        query,
+        passage,
+        width,
+        encoder.num_hidden_layers,
+        vocabulary,
+    )
 
 
 @pytree

@@ -21,7 +21,6 @@ References:
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from clir_jax.mesh import rowwise
+from clir_jax.ops.distance import compute_dtype
 
 SOLVERS = ("sinkhorn", "ott")
 # Iterations between two looks at the error, as in ott: a look costs one more pass over the plan.
@@ -39,34 +39,6 @@ _CLIP = 30.0
 
 _State = tuple[Array, Array, Array, Array]
 _Solver = Callable[[Array, Array, Array], Array]
-
-
-def cosine_cost(x: Float[Array, "R Tx E"], y: Float[Array, "R Ty E"]) -> Float[Array, "R Tx Ty"]:
-    r"""One minus the cosine of every token vector of one text with every one of the other.
-
-    .. math:: C_{rij} = 1 - \frac{\langle x_{ri}, y_{rj} \rangle}{\|x_{ri}\| \|y_{rj}\|}
-
-    Args:
-      x: ``[R, Tx, E]`` vectors of any length. A zero vector (padding) costs 1 to everything, and
-        its gradient is finite.
-      y: ``[R, Ty, E]`` vectors of any length.
-
-    Returns:
-      ``[R, Tx, Ty]`` in [0, 2]; float32, or float64 when either side is float64.
-
-    Example:
-      >>> x = jnp.array([[[2.0, 0.0], [0.0, 0.0]]])
-      >>> y = jnp.array([[[1.0, 0.0], [0.0, 3.0], [-1.0, 0.0]]])
-      >>> cosine_cost(x, y)
-      Array([[[0., 1., 2.],
-              [1., 1., 1.]]], dtype=float32)
-    """
-    dtype = _compute_dtype(x, y)
-    # Full precision: accelerators multiply float32 in bfloat16 by default, and an error of 0.01 in
-    # a cost is one fifth of an epsilon of 0.05.
-    return 1 - jnp.einsum(
-        "rxe,rye->rxy", _unit(x.astype(dtype)), _unit(y.astype(dtype)), precision="highest"
-    )
 
 
 def marginals(
@@ -154,7 +126,7 @@ def transport_plan(
         [0.  0.5 0. ]]]
     """
     check_options(epsilon, iterations, threshold, tau_a, tau_b, solver)
-    dtype = _compute_dtype(cost, a, b)
+    dtype = compute_dtype(cost, a, b)
     solve = (_sinkhorn if solver == "sinkhorn" else _ott)(
         epsilon, iterations, threshold, float(tau_a), float(tau_b)
     )
@@ -166,32 +138,107 @@ def transport_plan(
     return rowwise(local, None, [jax.lax.stop_gradient(x.astype(dtype)) for x in (cost, a, b)])
 
 
-def in_order_plan(
-    x_mask: Bool[Array, "R Tx"],
-    y_mask: Bool[Array, "R Ty"],
-    dtype: jax.typing.DTypeLike = jnp.float32,
+def ipot_plan(
+    cost: Float[Array, "R Tx Ty"],
+    a: Float[Array, "R Tx"],
+    b: Float[Array, "R Ty"],
+    *,
+    beta: float = 0.5,
+    iterations: int = 50,
+    inner: int = 1,
 ) -> Float[Array, "R Tx Ty"]:
-    """Match the k-th kept token of one text with the k-th of the other, where both have one.
+    r"""Transport without blur, by proximal steps; no gradient flows through the plan.
+
+    .. math::
+      P^{(t+1)} = \arg\min_{P \ge 0,\; P 1 = a,\; P^\top 1 = b}
+        \langle P, C \rangle + \beta\, KL(P \| P^{(t)}), \qquad P^{(0)} = 1
+
+    with ``inner`` iterations of Sinkhorn for each step. The steps lead to the exact plan whatever
+    ``beta``, a small one in fewer steps of which each takes more iterations to be solved: with one,
+    the rows' marginals are good to 1e-3 after 50 steps at 0.5 and need many more at 0.1. The
+    columns' are always exact.
 
     Args:
-      x_mask: ``[R, Tx]`` the tokens of the first text to match.
-      y_mask: ``[R, Ty]`` the tokens of the second text to match.
-      dtype: of the result; that of the cost.
+      cost: ``[R, Tx, Ty]`` finite; solved in float64 or float32 as in ``transport_plan``.
+      a: ``[R, Tx]`` mass of each token of the first text, 0 on padding.
+      b: ``[R, Ty]`` mass of each token of the second text, 0 on padding.
+      beta: size of a step is its inverse, in the unit of the cost.
+      iterations: steps.
+      inner: iterations a step.
 
     Returns:
-      ``[R, Tx, Ty]``; the matches of a row share one unit of mass equally.
+      ``[R, Tx, Ty]``, zero where ``a`` or ``b`` is zero, and in rows without mass on either side.
 
     Example:
-      >>> x = jnp.array([[True, False, True]])
-      >>> print(in_order_plan(x, jnp.array([[False, True, True, True]])))
-      [[[0.  0.5 0.  0. ]
-        [0.  0.  0.  0. ]
-        [0.  0.  0.5 0. ]]]
+      >>> cost = jnp.array([[[0.0, 1.0], [1.0, 0.0]]])
+      >>> half = jnp.array([[0.5, 0.5]])
+      >>> print(ipot_plan(cost, half, half).round(2))
+      [[[0.5 0. ]
+        [0.  0.5]]]
+
+    References:
+      Xie, Wang, Wang, Zha, A Fast Proximal Point Method for Computing Exact Wasserstein Distance,
+      UAI 2019, arXiv:1802.04307.
     """
-    x_rank, y_rank = (jnp.where(m, jnp.cumsum(m, axis=1), 0) for m in (x_mask, y_mask))
-    matched = (x_rank[:, :, None] == y_rank[:, None, :]) & x_mask[:, :, None]
-    matches = matched.sum(axis=(1, 2), keepdims=True)
-    return matched.astype(dtype) / jnp.maximum(matches, 1).astype(dtype)
+    dtype = compute_dtype(cost, a, b)
+
+    def solve(cost: Array, a: Array, b: Array) -> Array:
+        support = (a > 0)[:, None] & (b > 0)[None, :]
+        scores = jnp.where(support, -cost / beta, -jnp.inf)
+        log_a, log_b = (jnp.log(jnp.where(m > 0, m, jnp.ones_like(m))) for m in (a, b))
+
+        def potential(log_mass: Array, mass: Array, log_sum: Array) -> Array:
+            return jnp.where(mass > 0, log_mass - log_sum, jnp.zeros_like(mass))
+
+        # In logarithms: entries beside the exact plan become smaller with every step, and their
+        # share in the sums must not be lost where they are all that a row has left.
+        def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            plan, g = state
+            plan = plan + scores
+
+            def iteration(_: Array, potentials: tuple[Array, Array]) -> tuple[Array, Array]:
+                _, g = potentials
+                f = potential(log_a, a, jax.nn.logsumexp(plan + g[None, :], axis=1))
+                return f, potential(log_b, b, jax.nn.logsumexp(plan + f[:, None], axis=0))
+
+            f, g = jax.lax.fori_loop(0, inner, iteration, (jnp.zeros_like(a), g))
+            return plan + f[:, None] + g[None, :], g
+
+        start = (jnp.where(support, 0.0, -jnp.inf).astype(cost.dtype), jnp.zeros_like(b))
+        return jnp.exp(jax.lax.fori_loop(0, iterations, step, start)[0])
+
+    def local(_: None, rows: list[Array]) -> Array:
+        return jax.vmap(functools.partial(_row, solve))(*rows)
+
+    return rowwise(local, None, [jax.lax.stop_gradient(x.astype(dtype)) for x in (cost, a, b)])
+
+
+def with_null(
+    cost: Float[Array, "R Tx Ty"], a: Float[Array, "R Tx"], b: Float[Array, "R Ty"], null: float
+) -> tuple[Float[Array, "R Sx Sy"], Float[Array, "R Sx"], Float[Array, "R Sy"]]:
+    """Add a token to each text that can take all of the other's mass.
+
+    Args:
+      cost: ``[R, Tx, Ty]``.
+      a: ``[R, Tx]`` mass of the first text.
+      b: ``[R, Ty]`` mass of the second.
+      null: what it costs to leave a unit on each side without a counterpart; tokens that are
+        farther apart would rather be left out.
+
+    Returns:
+      Cost ``[R, Tx + 1, Ty + 1]`` and masses; what a plan gives the last row and column is left
+      out.
+
+    Example:
+      >>> cost, a, b = with_null(jnp.zeros((1, 1, 2)), jnp.ones((1, 1)), jnp.ones((1, 2)) / 2, 0.6)
+      >>> print(cost, a, b)
+      [[[0.  0.  0.3]
+        [0.3 0.3 0. ]]] [[1. 1.]] [[0.5 0.5 1. ]]
+    """
+    wide = jnp.pad(cost, [(0, 0), (0, 1), (0, 1)], constant_values=null / 2)
+    wide = wide.at[:, -1, -1].set(0)
+    left, right = (mass.sum(axis=1, keepdims=True) for mass in (a, b))
+    return wide, jnp.concatenate([a, right], axis=1), jnp.concatenate([b, left], axis=1)
 
 
 def check_options(
@@ -312,16 +359,6 @@ def _ott(epsilon: float, iterations: int, threshold: float, tau_a: float, tau_b:
             return Sinkhorn(threshold=threshold, max_iterations=iterations)(problem).matrix
 
     return solve
-
-
-def _compute_dtype(*arrays: Array) -> Any:
-    return jnp.dtype(jnp.float64 if any(x.dtype == jnp.float64 for x in arrays) else jnp.float32)
-
-
-def _unit(x: Array) -> Array:
-    """Divide by the length; a zero vector stays zero and gets a finite gradient."""
-    squared = jnp.square(x).sum(axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.where(squared > 0, squared, jnp.ones_like(squared)))
 
 
 def _normalised(share: Array) -> Array:

@@ -19,8 +19,9 @@ from clir_jax.files import read_json, write_text
 from clir_jax.mesh import row_shards
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.requests import Embeddings, EncodeQuery
-from clir_jax.objectives.transport import OptimalTransport
-from clir_jax.ops.transport import cosine_cost, marginals
+from clir_jax.objectives.alignment import TokenAlignmentDistillation
+from clir_jax.ops.distance import cosine_cost
+from clir_jax.ops.transport import marginals
 
 FILE = "alignment.json"
 # The pair that is drawn: the first of these records that a person takes in at a glance.
@@ -43,7 +44,7 @@ def draw(
       teachers: ``LoadedRetriever`` by name.
     """
     for task in stage.tasks:
-        if isinstance(task.objective, OptimalTransport):
+        if isinstance(task.objective, TokenAlignmentDistillation):
             records: Any = task.sources["bitext"].open(run.data_root)
             pair = _readable(records)
             title = f"{label}: student in rows, teacher in columns"
@@ -67,7 +68,7 @@ def _readable(records: Any) -> Bitext:
 
 
 def _plan(
-    objective: OptimalTransport,
+    objective: TokenAlignmentDistillation,
     title: str,
     pair: Bitext,
     mesh: Mesh,
@@ -91,7 +92,7 @@ def _plan(
 
 
 def _content(
-    model: LoadedRetriever, text: str, objective: OptimalTransport, mesh: Mesh
+    model: LoadedRetriever, text: str, objective: TokenAlignmentDistillation, mesh: Mesh
 ) -> tuple[Any, list[str]]:
     """Vectors of a text's own pieces, and the pieces; as many copies as the mesh has row shards."""
     tokenizer = RequestTokenizer(model.tokenizer, model.spec, skiplist=model.skiplist)

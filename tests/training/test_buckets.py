@@ -11,15 +11,15 @@ from clir_jax.data.pipeline import task_dataset
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.requests import Tokens
 from clir_jax.models.retriever import Retriever
+from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.objectives.base import Batch
 from clir_jax.objectives.contrastive import PairwiseSoftmax
-from clir_jax.objectives.transport import OptimalTransport
 from clir_jax.training.step import Chunking, StepTask, TrainState, answer, make_train_step
 from tests.data import short_texts
 
 N, FULL = 30, 24
 # One side, which is half the time to compile; the teacher reads the other.
-TRANSPORT = OptimalTransport(length=FULL, english_weight=0.0)
+TRANSPORT = TokenAlignmentDistillation(length=FULL, query_weight=1.0)
 
 
 def model(seed, dropout=0.0):

@@ -36,8 +36,8 @@ from clir_jax.data.sources import Atlas, Mixture, TextLines
 from clir_jax.data.tfds import TFDS
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.retriever import Dense, LateInteraction
+from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.objectives.contrastive import InfoNCE
-from clir_jax.objectives.transport import OptimalTransport
 from clir_jax.training.check import check
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -53,7 +53,7 @@ def stage(name="teacher", source=None, **changes):
 
 def distilled(source=None, length=8, **changes):
     task = Task(
-        OptimalTransport(length=length),
+        TokenAlignmentDistillation(length=length),
         {"bitext": Atlas("bitext", "sw") if source is None else source},
         teachers={"teacher": FromStage("teacher")},
     )
@@ -89,8 +89,8 @@ def test_what_is_built_is_told(capsys):
     count = parameters(tiny, 96 * 16) + (12_345 - 1) * 96
     assert lines(Run("r", (first, distilled())), capsys) == [
         f"teacher: LateInteraction, {count / 1e6:.1f} M parameters, 7 steps of InfoNCE (32)",
-        f"distil: LateInteraction, {count / 1e6:.1f} M parameters, 7 steps of OptimalTransport "
-        "(32)",
+        f"distil: LateInteraction, {count / 1e6:.1f} M parameters, 7 steps of "
+        "TokenAlignmentDistillation (32)",
         "missing: t.txt",
         "set data_root to the directory that holds these, as in --set data_root=DIR",
     ]
@@ -198,19 +198,21 @@ def test_a_tokenizer_with_another_name_is_not_looked_for(capsys):
         ),
         (
             lambda: Run("r", (stage(), distilled(model=Dense(), init="xlm-roberta-base"))),
-            r"stages\.distil\.tasks\.OptimalTransport: OptimalTransport aligns tokens, and the "
-            "student is a dense retriever .*",
+            r"stages\.distil\.tasks\.TokenAlignmentDistillation: TokenAlignmentDistillation "
+            "aligns tokens, and the student is a dense retriever .*",
         ),
         # The teacher's width is its own encoder's.
         (
             lambda: Run("r", (stage(model=WIDE), distilled(model=WIDE, init="xlm-roberta-large"))),
-            r"stages\.distil\.tasks\.OptimalTransport: OptimalTransport compares token vectors, "
-            "and the student's have 1024 numbers where the teacher's have 768; .*",
+            r"stages\.distil\.tasks\.TokenAlignmentDistillation: TokenAlignmentDistillation "
+            "compares token vectors, and the student's have 1024 numbers where the teacher's have "
+            "768; .*",
         ),
         (
             lambda: Run("r", (stage(), distilled(length=513))),
-            r"stages\.distil\.tasks\.OptimalTransport: its objective asks for texts of 513 tokens, "
-            "and the encoder has positions for 512; set its length to at most that",
+            r"stages\.distil\.tasks\.TokenAlignmentDistillation: its objective asks "
+            "for texts of 513 tokens, and the encoder has positions for 512; set its length to at "
+            "most that",
         ),
         (
             lambda: Run("r", (stage(),), mesh=MeshShape(data=8, fsdp=6)),

@@ -1,12 +1,14 @@
 """The contract of every objective: no chunk, device, mesh or padding changes loss or gradient.
 
-Objectives are discovered, so a new file in ``clir_jax/objectives`` is under contract at once.
+Objectives are discovered, so a new file in ``clir_jax/objectives`` is under contract at once. All of
+them are tasks of one step, compiled once for each variant; the gradient of each alone is compared.
 Random inputs are made from what an objective asks; the reference is one device that encodes
 everything at once, and in it nothing of the machinery under test (chunks, shard_map, weight-0 rows)
 takes part.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -22,23 +24,35 @@ from clir_jax.mesh import make_mesh, put_rows, shardings
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.requests import EncodePassage, EncodeQuery, Tokens
 from clir_jax.models.retriever import Dense, LateInteraction, Retriever
+from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.objectives.base import Batch, ModelFacts
 from clir_jax.objectives.contrastive import InfoNCE
-from clir_jax.objectives.transport import OptimalTransport
+from clir_jax.objectives.distillation import MarginMSE, RelevanceDistillation
+from clir_jax.objectives.language import LanguageContrastive, LanguageFairness
+from clir_jax.objectives.triplet import Triplet
+from clir_jax.ops.alignment import Sinkhorn
 from clir_jax.training.step import Chunking, StepTask, answer, make_gradient
 from clir_jax.tree import paths
 
 OBJECTIVES = {name: cls() for name, cls in objectives.discover().items()}
-# Other code paths of the same objectives: each on the mesh with everything at once.
+# Other code paths of the same objectives.
 OPTIONS = {
     "own list only": InfoNCE(in_batch=False),
-    "idf, unbalanced": OptimalTransport(marginals="idf", tau_student=0.9, tau_teacher=0.95),
-    "ott, no English, no specials": OptimalTransport(
-        solver="ott", english_weight=0.0, specials_weight=0.0
+    "in batch": RelevanceDistillation(in_batch=True, similarity="l2"),
+    "stored scores": MarginMSE(teacher_kind="stored"),
+    "with text": LanguageContrastive(text=True, read_as="passage"),
+    "fair over the batch": LanguageFairness(in_batch=True),
+    "squared distance": Triplet(distance="l2", reduction="mean"),
+    "idf, unbalanced": TokenAlignmentDistillation(
+        Sinkhorn(tau_student=0.9, tau_teacher=0.95), marginals="idf"
+    ),
+    "ott, no English, no specials": TokenAlignmentDistillation(
+        Sinkhorn(solver="ott"), query_weight=1.0, specials_weight=0.0
     ),
 }
 LATE = LateInteraction(dimension=8, query_length=8, passage_length=16)
 DENSE = Dense(projection=8, query_length=8, passage_length=16)
+KINDS = {"late interaction": LATE, "dense": DENSE}
 ROWS, PASSAGES, WIDTH = 16, 3, {"query": 6, "passages": 10}
 MESHES = {
     "1 device": {"data": 1, "fsdp": 1, "tensor": 1},
@@ -62,28 +76,44 @@ VARIANTS = [
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One objective with models that it accepts and one batch."""
+    """Models of one kind, objectives that accept them, and a batch for each."""
 
-    objective: object
+    tasks: dict
     student: object
     teachers: dict
-    batch: Batch
+    batches: dict
 
 
-def _setting(objective, dtype, specs=(LATE, DENSE)):
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """An objective whose weight the program takes: so one program has the gradient of each alone."""
+
+    objective: object
+    weight: object
+
+    def __getattr__(self, name):
+        return getattr(self.objective, name)
+
+    def loss(self, student, teacher, batch):
+        value, metrics = self.objective.loss(student, teacher, batch)
+        return self.weight.astype(value.dtype) * value, metrics
+
+
+def _accepts(objective, spec):
+    facts = ModelFacts(spec.late_interaction, spec.embedding_size(16))
     names = {ask.model for ask in objective.teacher.values()}
-    for spec in specs:
-        facts = ModelFacts(spec.late_interaction, spec.embedding_size(16))
-        try:
-            objective.check(facts, dict.fromkeys(names, facts))
-        except ValueError:
-            continue
-        break
-    else:
-        pytest.fail(f"{type(objective).__name__} accepts neither kind of retriever")
+    try:
+        objective.check(facts, dict.fromkeys(names, facts))
+    except ValueError:
+        return False
+    return True
+
+
+def _setting(spec, dtype, tasks):
+    names = {ask.model for task in tasks.values() for ask in task.teacher.values()}
     student = _model(spec, dtype, layers=2, seed=0)
     teachers = {name: _model(spec, dtype, layers=1, seed=1 + i) for i, name in enumerate(names)}
-    return Setting(objective, student, teachers, _batch(objective))
+    return Setting(tasks, student, teachers, {name: _batch(task) for name, task in tasks.items()})
 
 
 def _model(spec, dtype, layers, seed):
@@ -125,7 +155,7 @@ def _batch(objective):
         "ranking.passage_ids": passages,
         "ranking.known": known,
         "ranking.scores": rng.normal(size=(ROWS, PASSAGES)).astype(np.float32),
-        "bitext.id": np.arange(ROWS, dtype=np.int32),
+        "bitext.id": np.minimum(np.arange(ROWS), ROWS - 2).astype(np.int32),
         "text.id": np.arange(ROWS, dtype=np.int32),
     }
     for label in objective.token_labels:
@@ -153,7 +183,8 @@ def _padded(batch, rows, tokens):
     return Batch(student, teacher, weight, labels)
 
 
-def _gradient(setting, mesh_name, variant):
+def _gradients(setting, mesh_name, variant):
+    """Of every task alone, all by one program: its gradient and its metrics."""
     tokens_per_chunk, encode, rows, tokens = variant
     sizes = MESHES[mesh_name]
     count = sizes["data"] * sizes["fsdp"] * sizes["tensor"]
@@ -161,70 +192,89 @@ def _gradient(setting, mesh_name, variant):
     with jax.set_mesh(mesh):
         graphdef, params = setting.student
         place = shardings(params, mesh)
-        gradient = make_gradient(
-            graphdef,
-            {name: model[0] for name, model in setting.teachers.items()},
-            {"task": StepTask(setting.objective, weight=0.5)},
-            seed=7,
-            chunking=Chunking(tokens_per_chunk, encode),
-        )
+
+        def of_weights(weights, *arguments):
+            gradient = make_gradient(
+                graphdef,
+                {name: model[0] for name, model in setting.teachers.items()},
+                {name: StepTask(Scaled(task, weights[name])) for name, task in tasks.items()},
+                seed=7,
+                chunking=Chunking(tokens_per_chunk, encode),
+            )
+            return gradient(*arguments)
+
+        tasks = setting.tasks
         teachers = {
             name: jax.device_put(model[1], shardings(model[1], mesh))
             for name, model in setting.teachers.items()
         }
-        compiled = jax.jit(gradient, out_shardings=(place, NamedSharding(mesh, P())))
-        batches = {"task": put_rows(_padded(setting.batch, rows, tokens), mesh)}
-        got = compiled(jax.device_put(params, place), teachers, batches, jnp.asarray(3, jnp.int32))
-        return jax.device_get(got)
+        compiled = jax.jit(of_weights, out_shardings=(place, NamedSharding(mesh, P())))
+        batches = {n: put_rows(_padded(b, rows, tokens), mesh) for n, b in setting.batches.items()}
+        params, step = jax.device_put(params, place), jnp.asarray(3, jnp.int32)
+        found = {}
+        for own in tasks:
+            weights = {name: np.float32(name == own) for name in tasks}
+            gradient, metrics = jax.device_get(compiled(weights, params, teachers, batches, step))
+            mine = {name: x for name, x in metrics.items() if name.startswith(f"{own}/")}
+            found[own] = gradient, mine
+        return found
 
 
-def _compare(got, reference, tolerance):
-    gradient, metrics = got
-    expected, expected_metrics = reference
-    assert metrics.keys() == expected_metrics.keys()
-    for name, value in expected_metrics.items():
-        np.testing.assert_allclose(
-            metrics[name], value, rtol=tolerance, atol=tolerance, err_msg=name
-        )
-    norm = float(optax.tree.norm(expected))
-    assert norm > 1e-3
-    difference = jax.tree.map(lambda a, b: a - b, gradient, expected)
-    assert float(optax.tree.norm(difference)) <= tolerance * norm
+def _compare(found, reference, tolerance):
+    assert found.keys() == reference.keys()
+    for name, (gradient, metrics) in found.items():
+        expected, expected_metrics = reference[name]
+        assert metrics.keys() == expected_metrics.keys()
+        for metric, value in expected_metrics.items():
+            np.testing.assert_allclose(
+                metrics[metric], value, rtol=tolerance, atol=tolerance, err_msg=metric
+            )
+        norm = float(optax.tree.norm(expected))
+        assert norm > 1e-3, name
+        difference = jax.tree.map(lambda a, b: a - b, gradient, expected)
+        assert float(optax.tree.norm(difference)) <= tolerance * norm, name
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_contract_in_float64(name):
+@functools.cache
+def _of_kind(kind, dtype):
+    """What a kind of retriever is tested with, and the reference of each task."""
+    spec = KINDS[kind]
+    every = OBJECTIVES | OPTIONS
+    tasks = {name: task for name, task in every.items() if _accepts(task, spec)}
+    setting = _setting(spec, dtype, tasks)
+    return setting, _gradients(setting, "1 device", PLAIN)
+
+
+def test_every_objective_accepts_a_kind_of_retriever():
+    refused = [
+        name
+        for name, task in OBJECTIVES.items()
+        if not any(_accepts(task, spec) for spec in KINDS.values())
+    ]
+    assert refused == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_reference_has_a_gradient_everywhere(kind):
     with jax.enable_x64(True):
-        setting = _setting(OBJECTIVES[name], "float64")
-        reference = _gradient(setting, "1 device", PLAIN)
-        zero = [path for path, leaf in paths(reference[0]).items() if not np.any(leaf)]
-        # Adding a constant to every key changes no attention: that gradient is 0 by nature.
-        assert zero == [] or all("key/bias" in path for path in zero)
-        for mesh, variant in VARIANTS:
-            _compare(_gradient(setting, mesh, variant), reference, 1e-10)
+        for name, (gradient, _) in _of_kind(kind, "float64")[1].items():
+            zero = [path for path, leaf in paths(gradient).items() if not np.any(leaf)]
+            # Adding a constant to every key changes no attention: that gradient is 0 by nature.
+            assert zero == [] or all("key/bias" in path for path in zero), name
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_contract_in_float32(name):
-    setting = _setting(OBJECTIVES[name], "float32")
-    reference = _gradient(setting, "1 device", PLAIN)
-    for mesh, variant in VARIANTS[-1:]:
-        _compare(_gradient(setting, mesh, variant), reference, 1e-5)
-
-
-@pytest.mark.parametrize("name", OPTIONS)
-def test_contract_of_other_options(name):
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("mesh", "variant"), VARIANTS)
+def test_contract_in_float64(kind, mesh, variant):
     with jax.enable_x64(True):
-        setting = _setting(OPTIONS[name], "float64")
-        reference = _gradient(setting, "1 device", PLAIN)
-        _compare(_gradient(setting, *VARIANTS[-1]), reference, 1e-10)
+        setting, reference = _of_kind(kind, "float64")
+        _compare(_gradients(setting, mesh, variant), reference, 1e-10)
 
 
-def test_contract_with_a_dense_retriever():
-    with jax.enable_x64(True):
-        setting = _setting(OBJECTIVES["InfoNCE"], "float64", (DENSE,))
-        reference = _gradient(setting, "1 device", PLAIN)
-        _compare(_gradient(setting, *VARIANTS[-1]), reference, 1e-10)
+@pytest.mark.parametrize("kind", KINDS)
+def test_contract_in_float32(kind):
+    setting, reference = _of_kind(kind, "float32")
+    _compare(_gradients(setting, *VARIANTS[-1]), reference, 1e-5)
 
 
 def test_dropout_is_on_and_follows_the_step():
@@ -251,10 +301,11 @@ def test_dropout_is_on_and_follows_the_step():
 
 
 def test_stored_answers_take_the_requests_place():
-    objective = OBJECTIVES["OptimalTransport"]
-    setting = _setting(objective, "float32")
-    live = _gradient(setting, "1 device", PLAIN)
-    told = answer(*setting.teachers["teacher"], setting.batch.teacher, None, Chunking())
-    batch = dataclasses.replace(setting.batch, teacher=jax.device_get(told))
-    stored = _gradient(dataclasses.replace(setting, batch=batch), "1 device", PLAIN)
+    objective = OBJECTIVES["TokenAlignmentDistillation"]
+    setting = _setting(LATE, "float32", {"task": objective})
+    live = _gradients(setting, "1 device", PLAIN)
+    batch = setting.batches["task"]
+    told = answer(*setting.teachers["teacher"], batch.teacher, None, Chunking())
+    batch = dataclasses.replace(batch, teacher=jax.device_get(told))
+    stored = _gradients(dataclasses.replace(setting, batches={"task": batch}), "1 device", PLAIN)
     _compare(stored, live, 1e-5)

@@ -11,8 +11,8 @@ from clir_jax.data.rankings import RankingJSONL
 from clir_jax.data.sources import Atlas, Mixture
 from clir_jax.files import write_json
 from clir_jax.models.retriever import LateInteraction
+from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.objectives.contrastive import InfoNCE
-from clir_jax.objectives.transport import OptimalTransport
 from clir_jax.training.positions import Itinerary
 
 ENGLISH, CORPUS = Atlas("ranking", "en"), Atlas("text", "en")
@@ -25,7 +25,9 @@ def stage(name, init="start", source=ENGLISH, tasks=None):
 
 
 def distil(teacher, init="start"):
-    task = Task(OptimalTransport(), {"bitext": Atlas("bitext", "sw")}, {"teacher": teacher})
+    task = Task(
+        TokenAlignmentDistillation(), {"bitext": Atlas("bitext", "sw")}, {"teacher": teacher}
+    )
     return stage("distil", init, tasks=(task,))
 
 
@@ -100,18 +102,18 @@ def test_rounds_have_seeds_of_their_own_and_the_first_has_the_runs():
 
 
 def test_stored_answers_are_those_of_the_round():
-    encode = EncodeTeacher("answers", "distil", "OptimalTransport")
+    encode = EncodeTeacher("answers", "distil", "TokenAlignmentDistillation")
     group = Rounds("again", 2, (stage("b"), encode, distil(FromStage("b"))))
     it = itinerary(group)
     first, second = (p for p in it.positions if p.item.name == "distil")
     where = [{key: at.label for key, (at, _) in it.stored(p).items()} for p in (first, second)]
-    key = ("OptimalTransport", "teacher")
+    key = ("TokenAlignmentDistillation", "teacher")
     assert where == [{key: "answers.1"}, {key: "answers.2"}]
     assert [p.label for p in it.reads(second)] == ["answers.2"]
 
 
 def test_a_teacher_that_is_trained_after_it_was_encoded_is_refused():
-    encode = EncodeTeacher("answers", "distil", "OptimalTransport")
+    encode = EncodeTeacher("answers", "distil", "TokenAlignmentDistillation")
     group = Rounds(
         "again", 2, (encode, stage("b"), distil(FromStage("b"))), start={"b": FromStage("a")}
     )
@@ -121,8 +123,10 @@ def test_a_teacher_that_is_trained_after_it_was_encoded_is_refused():
 
 def aligns_mined():
     """An encoding work, and the stage that it is for: its teacher is asked about an artifact."""
-    task = Task(OptimalTransport(), {"bitext": Artifact("mined")}, {"teacher": "a-hub-name"})
-    work = EncodeTeacher("answers", "distil", "OptimalTransport")
+    task = Task(
+        TokenAlignmentDistillation(), {"bitext": Artifact("mined")}, {"teacher": "a-hub-name"}
+    )
+    work = EncodeTeacher("answers", "distil", "TokenAlignmentDistillation")
     return work, stage("distil", tasks=(task,))
 
 

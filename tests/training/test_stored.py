@@ -22,10 +22,10 @@ def _run(stored):
     changes = [f"{key}.{value}" for key in KEYS for value in ("steps=4", "evaluate=None")]
     run = config_files.set_values(config_files.load(RECIPE), changes)
     teacher, distil = run.stages
-    works = (EncodeTeacher("answers", "distil", "OptimalTransport"),) if stored else ()
+    works = (EncodeTeacher("answers", "distil", "TokenAlignmentDistillation"),) if stored else ()
     return config_files.set_values(
         type(run)("r", (teacher, *works, distil)),
-        ["stages.distil.tasks.OptimalTransport.buckets=3"],
+        ["stages.distil.tasks.TokenAlignmentDistillation.buckets=3"],
     )
 
 

@@ -9,7 +9,7 @@ from clir_jax import config_files
 from clir_jax.config import FromStage, Generate, Task
 from clir_jax.config_files import ConfigError
 from clir_jax.data.sources import Atlas
-from clir_jax.objectives.transport import OptimalTransport
+from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.training import loop
 from clir_jax.training.loop import train
 from clir_jax.training.supported import refuse_unsupported
@@ -26,7 +26,7 @@ def _with(**options):
 
 def _transport(name, teacher, batch_size=8):
     sources, teachers = {"bitext": Atlas("bitext", "sw")}, {"teacher": teacher}
-    return Task(OptimalTransport(), sources, teachers, batch_size=batch_size, name=name)
+    return Task(TokenAlignmentDistillation(), sources, teachers, batch_size=batch_size, name=name)
 
 
 def _unsupported():
@@ -35,11 +35,9 @@ def _unsupported():
     generate = Generate("questions", FromStage("teacher"), Atlas("text", "en"), ("sw",))
     work = dataclasses.replace(run, stages=(first, generate, second))
     two = (_transport("a", FromStage("teacher")), _transport("b", FromStage("teacher", "last")))
-    teacher_index = _with(passage_encoder="teacher")
     nine = (_transport("a", FromStage("teacher"), 9),)
     return {
         r"stages\.questions is Generate, and this version has no query generators": work,
-        r"stages\.distil\.passage_encoder is 'teacher'.*'student'": teacher_index,
         r"tasks a and b both have a teacher 'teacher'.*'best'.*'last'": _with(tasks=two),
         r"distil\.tasks\.a\.batch_size is 9.* 8 row shards.* set it to 16": _with(tasks=nine),
     }
@@ -66,7 +64,7 @@ def test_names_that_every_stage_uses_are_no_teachers(tmp_path, name):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Asking(OptimalTransport):
+class _Asking(TokenAlignmentDistillation):
     """Optimal transport from a teacher of another name."""
 
     name: str = "teacher"

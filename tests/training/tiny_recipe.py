@@ -15,8 +15,8 @@ from clir_jax.data.collections import AtlasRetrieval
 from clir_jax.data.sources import Atlas
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.retriever import LateInteraction
+from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.objectives.contrastive import InfoNCE
-from clir_jax.objectives.transport import OptimalTransport
 
 
 def get_config(steps: int = 12, fsdp: int = 1) -> Run:
@@ -53,7 +53,7 @@ def get_config(steps: int = 12, fsdp: int = 1) -> Run:
         init=FromStage("teacher"),
         tasks=(
             Task(
-                OptimalTransport(length=12),
+                TokenAlignmentDistillation(length=12),
                 {"bitext": bitext},
                 teachers={"teacher": FromStage("teacher", "last")},
                 batch_size=8,

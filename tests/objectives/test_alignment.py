@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from clir_jax.objectives.transport import OptimalTransport
 from jax.sharding import NamedSharding
 
 from clir_jax.mesh import ROWS, make_mesh
 from clir_jax.models.requests import Embeddings, EncodeQuery
 from clir_jax.objectives.base import Ask, Batch, ModelFacts, Objective
-from clir_jax.objectives.transport import OptimalTransport
 
 # [CLS] and [Q] in front, [SEP] behind, then [MASK]s: content is what lies between.
 _FRONT = 2
