@@ -101,7 +101,7 @@ def test_of_a_list_all_passages_are_transferred_and_the_positive_is_the_answer()
         (lambda: SentenceDistillation().check(LATE, {"teacher": DENSE}),
          "SentenceDistillation compares one vector a text, and the student is a late-interaction "
          "retriever with one a token; make it a dense retriever, or distil tokens with "
-         "OptimalTransport"),
+         "TokenAlignmentDistillation"),
         (lambda: ThreeTermTransfer().check(DENSE, {"teacher": ModelFacts(False, 6)}),
          "ThreeTermTransfer compares vectors, and the student's have 4 numbers where the teacher's "
          "have 6; give the student the teacher's embedding size"),

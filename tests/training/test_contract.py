@@ -1,7 +1,7 @@
 """The contract of every objective: no chunk, device, mesh or padding changes loss or gradient.
 
-Objectives are discovered, so a new file in ``clir_jax/objectives`` is under contract at once. All of
-them are tasks of one step, compiled once for each variant; the gradient of each alone is compared.
+Objectives are discovered, so a new file in ``clir_jax/objectives`` is under contract at once. They
+are tasks of one step, which is compiled once for each variant and run once for each task alone.
 Random inputs are made from what an objective asks; the reference is one device that encodes
 everything at once, and in it nothing of the machinery under test (chunks, shard_map, weight-0 rows)
 takes part.
@@ -86,7 +86,7 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Scaled:
-    """An objective whose weight the program takes: so one program has the gradient of each alone."""
+    """An objective whose weight is an argument: one program has the gradient of each alone."""
 
     objective: object
     weight: object
