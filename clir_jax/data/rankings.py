@@ -8,7 +8,7 @@ import numpy as np
 
 from clir_jax.data.judgements import Corpus, Qrels, Queries, read_qrels
 from clir_jax.data.opened import RankingKeys, RankingRecords
-from clir_jax.data.reading import Intake, is_blank
+from clir_jax.data.reading import DataError, Intake, is_blank
 from clir_jax.data.tables import Table, json_kind, open_lines, open_tsv, parse_object, text_key
 
 _Row = tuple[Mapping[str, str], tuple[str, ...], tuple[float, ...] | None]
@@ -112,36 +112,75 @@ class TriplesTSV:
     Args:
       path: a file, or a pattern that names several.
       query_language: of the queries.
+      translations: the same triples with the queries in other languages: another file (or pattern)
+        by language, line by line the same passages.
       on_bad_record: "error" stops at the first bad line; "skip" leaves it out and counts it.
+
+    Raises:
+      ValueError: if a language is named twice, or lines are skipped where files go side by side.
     """
 
     path: str
     query_language: str = "en"
+    translations: Mapping[str, str] = dataclasses.field(default_factory=dict)
     on_bad_record: str = "error"
+
+    def __post_init__(self) -> None:
+        if self.query_language in self.translations:
+            raise ValueError(
+                f"TriplesTSV.translations has {self.query_language!r}, the query_language; name "
+                "other languages there"
+            )
+        if self.translations and self.on_bad_record == "skip":
+            raise ValueError(
+                "TriplesTSV: translations are read line by line, and a line left out would shift "
+                'them; write on_bad_record="error"'
+            )
 
     def open(self, data_root: str) -> RankingRecords:
         """Index and check the files.
 
         Raises:
-          DataError: if a file cannot be read, or holds a bad line.
+          DataError: if a file cannot be read, or holds a bad line, or translations are not line by
+            line of the same passages.
         """
         intake = Intake(self.on_bad_record)
+        files = {self.query_language: self.path, **self.translations}
         form = "query<TAB>positive<TAB>negative"
-        table = open_tsv(data_root, self.path, form, (0, 1, 2), intake)
+        tables = {x: open_tsv(data_root, p, form, (0, 1, 2), intake) for x, p in files.items()}
+        table = tables[self.query_language]
+        for language, path in self.translations.items():
+            _check_parallel(table, self.path, tables[language], path)
         gathered = RankingKeys()
         for line in table.raws():
             query, positive, negative = map(hash, line.split(b"\t"))
             gathered.add(query, (positive, negative), 1)
 
         def row(i: int) -> _Row:
-            query, positive, negative = table.text(i).split("\t")
-            return {self.query_language: query}, (positive, negative), None
+            queries = {x: own.text(i).partition("\t")[0] for x, own in tables.items()}
+            _, positive, negative = table.text(i).split("\t")
+            return queries, (positive, negative), None
 
-        return gathered.records(row, (self.query_language,), intake, self.path)
+        return gathered.records(row, tuple(tables), intake, self.path)
 
     def files(self) -> tuple[str, ...]:
         """The files it reads."""
-        return (self.path,)
+        return (self.path, *self.translations.values())
+
+
+def _check_parallel(table: Table, path: str, other: Table, other_path: str) -> None:
+    """Refuse triples that are not those of ``table``, line by line."""
+    if len(other) != len(table):
+        raise DataError(
+            f"{other_path}: it has {len(other)} lines, and {path}, whose queries it translates, "
+            f"has {len(table)}; write one line for each"
+        )
+    for i, (own, translated) in enumerate(zip(table.raws(), other.raws(), strict=True)):
+        if own.partition(b"\t")[2] != translated.partition(b"\t")[2]:
+            raise DataError(
+                f"{other.place(i)}: its passages are not those of {table.place(i)}, whose query it "
+                "translates; write the same passages in both lines"
+            )
 
 
 _LARGEST = float(np.finfo(np.float32).max)

@@ -209,6 +209,49 @@ def test_bad_triples(tmp_path, line, sentence):
     assert len(TriplesTSV("x.tsv", on_bad_record="skip").open(str(tmp_path))) == 2
 
 
+def test_triples_in_two_languages_line_by_line(tmp_path):
+    write(tmp_path, x__tsv="nani?\tme\tyou\nwapi?\there\tme\n")
+    write(tmp_path, en__tsv="who?\tme\tyou\nwhere?\there\tme\n")
+    source = TriplesTSV("x.tsv", "sw", {"en": "en.tsv"})
+    records = source.open(str(tmp_path))
+    assert records.languages == ("sw", "en")
+    assert [record.queries for record in everything(records)] == [
+        {"sw": "nani?", "en": "who?"},
+        {"sw": "wapi?", "en": "where?"},
+    ]
+    assert [p.text for p in records[1].positives + records[1].negatives] == ["here", "me"]
+    assert source.files() == ("x.tsv", "en.tsv")
+
+
+@pytest.mark.parametrize(
+    ("english", "sentence"),
+    [
+        (
+            "who?\tme\tyou\n",
+            "en.tsv: it has 1 lines, and x.tsv, whose queries it translates, has 2; write one line "
+            "for each",
+        ),
+        (
+            "who?\tme\tyou\nwhere?\there\tyou\n",
+            "en.tsv:2: its passages are not those of x.tsv:2, whose query it translates; write the "
+            "same passages in both lines",
+        ),
+    ],
+)
+def test_triples_that_are_not_line_by_line(tmp_path, english, sentence):
+    write(tmp_path, x__tsv="nani?\tme\tyou\nwapi?\there\tme\n", en__tsv=english)
+    with pytest.raises(DataError) as error:
+        TriplesTSV("x.tsv", "sw", {"en": "en.tsv"}).open(str(tmp_path))
+    assert str(error.value) == sentence
+
+
+def test_triples_whose_options_do_not_fit():
+    with pytest.raises(ValueError, match="translations has 'sw', the query_language; name other"):
+        TriplesTSV("x.tsv", "sw", {"sw": "en.tsv"})
+    with pytest.raises(ValueError, match='would shift them; write on_bad_record="error"'):
+        TriplesTSV("x.tsv", "sw", {"en": "en.tsv"}, on_bad_record="skip")
+
+
 def test_lists_with_scores_and_languages(tmp_path):
     rows = [
         {"query": "a", "positives": ["p"], "negatives": ["n", "m"], "scores": [1, -0.5, 2e3],
