@@ -30,19 +30,14 @@ Step = Callable[[], float]
 def main() -> None:
     """Print a table with a line for each system."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--systems", nargs="+", default=["eager", "compile"])
+    parser.add_argument("--systems", nargs="*", default=["eager", "compile"])
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--rounds", type=int, default=12, help="turns of each system")
     parser.add_argument("--steps", type=int, default=4, help="steps in a turn; one more warms up")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--keep-memory", action="store_true", help="mesh.keep_freed_memory first")
     parser.add_argument("--profile", action="store_true")
     given = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
-    if given.keep_memory:
-        from clir_jax.mesh import keep_freed_memory
-
-        keep_freed_memory()
     data = _data()
     start = time.perf_counter()
     systems = {"clir_jax": _ours(data, given.dropout)}

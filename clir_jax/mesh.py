@@ -5,9 +5,7 @@ state; ``tensor`` splits the width of matrices. One device is the mesh 1 x 1 x 1
 path below is then the plain function.
 """
 
-import ctypes
 import re
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -66,22 +64,6 @@ def on_one_cpu() -> bool:
     """Whether the program runs on a mesh of one CPU, and so for no accelerator."""
     mesh = jax.sharding.get_abstract_mesh()
     return not mesh.empty and mesh.size == 1 and jax.default_backend() == "cpu"
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep what it frees, so that a step on a CPU finds its memory there.
-
-    A program's intermediates are one block of memory, hundreds of megabytes that the C library
-    gives back after every step and the kernel clears again, page by page, in the next: a fifth of
-    the processor's time. Call it before JAX starts. The process then stays at its peak, which may
-    be higher by one such block where programs of several lengths take turns. Does nothing where
-    the C library is not glibc.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        # One heap for all threads, nothing mapped apart from it, and never trimmed (malloc.h).
-        for option, value in ((-8, 1), (-4, 0), (-1, -1)):
-            mallopt(option, value)
 
 
 def rowwise(f: Callable[[Any, _Rows], _Out], shared: Any, rows: _Rows) -> _Out:

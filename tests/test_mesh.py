@@ -1,8 +1,5 @@
 """The mesh, its rules, and code that runs per device."""
 
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,27 +108,3 @@ def test_look_up_is_indexing_on_every_mesh():
     for sizes in ((8, 1, 1), (1, 8, 1), (2, 2, 2)):
         with jax.set_mesh(make_mesh(*sizes)):
             np.testing.assert_array_equal(jax.jit(look_up)(table, ids), table[ids])
-
-
-_ALLOCATE = """
-import resource
-from clir_jax.mesh import keep_freed_memory
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    bytearray(64 << 20)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-given_back = [faults(), faults()]
-keep_freed_memory()
-kept = [faults(), faults()]
-print(*given_back, *kept)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the C library is another")
-def test_freed_memory_is_kept_when_asked():
-    told = subprocess.run([sys.executable, "-c", _ALLOCATE], capture_output=True, check=True)
-    first, second, third, fourth = map(int, told.stdout.split())
-    assert min(first, second, third) > 100  # 64 MiB, new from the kernel
-    assert fourth < 10
