@@ -99,6 +99,8 @@ def _content(
     texts = [text] * row_shards(mesh)
     request = tokenizer.tokenize(EncodeQuery, texts, content=True, length=objective.length)
     with jax.set_mesh(mesh):
-        out = jax.jit(lambda params, r: nnx.merge(model.graphdef, params)(r))(model.params, request)
+        out = jax.jit(
+            lambda params, r: nnx.merge(model.graphdef, params)(r, layer=objective.layer)
+        )(model.params, request)
     tokens = request.tokens
     return out, tokenizer.pieces(tokens.ids[0][tokens.keep[0]].tolist())

@@ -114,22 +114,25 @@ class _Teacher:
             for start in range(0, len(order), _BLOCK_ROWS):
                 rows = order[start : start + _BLOCK_ROWS]
                 part = jax.tree.map(lambda x, rows=rows: x[rows], tokens)
-                writer.append([window[row][1] for row in rows], self._answer(ask.kind, part))
+                writer.append([window[row][1] for row in rows], self._answer(ask, part))
                 yield window[0][0]
 
-    def _answer(self, kind: type[Any], tokens: Tokens) -> Embeddings:
+    def _answer(self, ask: Ask, tokens: Tokens) -> Embeddings:
         """Answer at most ``_BLOCK_ROWS`` rows, as narrow as they allow, in one of few shapes."""
         block = block_of(tokens, _BLOCK_ROWS, _WIDTH_STEP, self._mesh)
         with jax.set_mesh(self._mesh):
-            request = put_rows(kind(block), self._mesh)
-            out = _answer_step(self._graphdef, self._params, request, self._chunking)
+            request = put_rows(ask.kind(block), self._mesh)
+            out = _answer_step(self._graphdef, self._params, request, self._chunking, ask.layer)
         host: Embeddings = jax.tree.map(lambda x: np.asarray(x)[: len(tokens.ids)], out)
         return host
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _answer_step(graphdef: Any, params: Any, request: Any, chunking: Chunking) -> Any:
-    return answer(graphdef, params, {"": request}, None, chunking)[""]
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def _answer_step(
+    graphdef: Any, params: Any, request: Any, chunking: Chunking, layer: int | None
+) -> Any:
+    layers = {} if layer is None else {"": layer}
+    return answer(graphdef, params, {"": request}, None, chunking, layers)[""]
 
 
 def _distinct(records: Records, field: str) -> Iterator[tuple[int, str]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,8 @@ def build_stage(
     answers = {task.title: _answers(task, stored) for task in stage.tasks}
     frozen, towers = frozen_teacher(stage), split(teachers)
     apart = [name for name, model in teachers.items() if model.passage is not None]
-    described = {n: (m.spec, m.encoder_config) for n, m in {"student": student, **towers}.items()}
+    models = {"student": student, **towers}
+    described = {n: (m.spec, m.encoder_config, _vocabulary(m)) for n, m in models.items()}
     check_tasks(stage, described.pop("student"), described, apart)
     stage = routed(stage, apart)
     datasets, reports = _open_data(run, stage, student, towers, answers)
@@ -106,6 +108,13 @@ def build_stage(
         _compiled(run, stage, student.graphdef, live, optimizer, target, mesh),
     )
     return parts, functools.partial(_begin, optimizer, student.params, target)
+
+
+def _vocabulary(model: LoadedRetriever) -> str:
+    """A print of how a model cuts text into tokens, and of those whose vectors it leaves out."""
+    read = RequestTokenizer(model.tokenizer, model.spec, skiplist=model.skiplist)
+    content = model.tokenizer.backend.to_str() + repr(sorted(read.skiplist))
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 def _answers(task: Task, stored: Stored) -> dict[str, Answers]:

@@ -107,8 +107,8 @@ def _build(stage: Stage, run: Run, encoders: Mapping[str, EncoderConfig], mesh: 
         for task in stage.tasks
         for name, model in task.teachers.items()
     }
-    described = {name: (other.model, encoders[other.name]) for name, other in teachers.items()}
-    check_tasks(stage, (stage.model, encoder), described)
+    described = {n: (other.model, encoders[other.name], "") for n, other in teachers.items()}
+    check_tasks(stage, (stage.model, encoder, ""), described)
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 

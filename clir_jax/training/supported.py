@@ -11,7 +11,8 @@ from clir_jax.models.retriever import RetrieverSpec
 from clir_jax.objectives.base import facts_of
 from clir_jax.training.towers import check_towers, passage_tower, refuse_towers, routed
 
-Described = tuple[RetrieverSpec, EncoderConfig]
+# What ``facts_of`` takes.
+Described = tuple[RetrieverSpec, EncoderConfig, str]
 
 # Rows of the summary and tokenizers go by these names, besides those of teachers.
 _RESERVED = ("student", "student_before", "bm25")
@@ -84,7 +85,7 @@ def _check_task(
     with naming(f"stages.{stage.name}.tasks.{task.title}"):
         facts = {name: facts_of(*teacher) for name, teacher in teachers.items()}
         objective.check(facts_of(*student), facts)
-        for ask, (_, encoder) in asks:
+        for ask, (_, encoder, _) in asks:
             if ask.length is not None and ask.length > encoder.max_length:
                 raise ValueError(
                     f"its objective asks for texts of {ask.length} tokens, and the encoder has "

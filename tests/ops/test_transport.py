@@ -12,13 +12,8 @@ from scipy.optimize import linprog
 
 from clir_jax.mesh import ROWS, make_mesh
 from clir_jax.ops import transport
-from clir_jax.ops.transport import (
-    SOLVERS,
-    cosine_cost,
-    in_order_plan,
-    marginals,
-    transport_plan,
-)
+from clir_jax.ops.distance import cosine_cost
+from clir_jax.ops.transport import SOLVERS, ipot_plan, marginals, transport_plan, with_null
 from tests.programs import loops_and_their_collectives
 
 EXACT = {"iterations": 5000, "threshold": 1e-13}
@@ -27,6 +22,7 @@ _plan = jax.jit(
     transport_plan,
     static_argnames=("epsilon", "iterations", "threshold", "tau_a", "tau_b", "solver"),
 )
+_ipot_plan = jax.jit(ipot_plan, static_argnames=("beta", "iterations", "inner"))
 TAUS = [(1.0, 1.0), (0.9, 1.0), (1.0, 0.8), (0.95, 0.7)]
 
 
@@ -95,30 +91,6 @@ def _cheapest(cost, a, b):
     out = linprog(cost.ravel(), A_eq=np.r_[rows, columns], b_eq=np.r_[a, b], method="highs")
     assert out.status == 0
     return out.fun
-
-
-def test_cosine_cost_matches_a_loop():
-    x, y = _vectors(2, 3), _vectors(2, 4, seed=1)
-    x[0, 1] = 0
-    got = cosine_cost(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
-    for r, i, j in np.ndindex(2, 3, 4):
-        lengths = np.linalg.norm(x[r, i]) * np.linalg.norm(y[r, j])
-        expected = 1 - x[r, i] @ y[r, j] / lengths if lengths else 1.0
-        assert got[r, i, j] == pytest.approx(expected, abs=1e-6)
-
-
-def test_cosine_cost_is_float32_unless_a_side_is_float64():
-    half, single = jnp.ones((1, 2, 3), jnp.bfloat16), jnp.ones((1, 2, 3), jnp.float32)
-    assert cosine_cost(half, half).dtype == cosine_cost(half, single).dtype == jnp.float32
-    with jax.enable_x64(True):
-        assert cosine_cost(single, jnp.ones((1, 2, 3), jnp.float64)).dtype == jnp.float64
-
-
-def test_cosine_cost_of_a_zero_vector_has_a_finite_gradient():
-    x, y = jnp.zeros((1, 2, 3)).at[0, 0, 0].set(2.0), jnp.ones((1, 2, 3))
-    gx, gy = jax.grad(lambda x, y: (cosine_cost(x, y) ** 2).sum(), argnums=(0, 1))(x, y)
-    assert np.isfinite([gx, gy]).all()
-    assert np.abs(gx[0, 0]).max() > 0
 
 
 def test_marginals_share_one_unit_among_real_tokens():
@@ -329,23 +301,84 @@ def test_threshold_bounds_the_marginal_error():
     assert errors[0] > errors[2]
 
 
-def test_in_order_plan_matches_a_loop():
-    rng = np.random.default_rng(0)
-    x_mask, y_mask = rng.random((20, 5)) < 0.5, rng.random((20, 6)) < 0.5
-    x_mask[0], y_mask[1] = False, False
-    expected = np.zeros((20, 5, 6))
-    for r in range(20):
-        pairs = list(zip(np.flatnonzero(x_mask[r]), np.flatnonzero(y_mask[r]), strict=False))
-        for i, j in pairs:
-            expected[r, i, j] = 1 / len(pairs)
-    np.testing.assert_allclose(in_order_plan(jnp.asarray(x_mask), jnp.asarray(y_mask)), expected)
+def _ipot(cost, a, b, beta, iterations, inner=1):
+    """The published iteration, with masses in the place of its 1/n and 1/m; without logarithms."""
+    kernel, plan = np.exp(-cost / beta), np.ones_like(cost)
+    sigma = np.ones(len(b))
+    for _ in range(iterations):
+        q = kernel * plan
+        for _ in range(inner):
+            delta = a / (q @ sigma)
+            sigma = b / (delta @ q)
+        plan = delta[:, None] * q * sigma
+    return plan
 
 
-def test_marginals_and_matches_are_exact_in_float64():
+@pytest.mark.parametrize(("beta", "inner"), [(0.5, 1), (0.1, 3)])
+def test_ipot_is_the_published_iteration(beta, inner):
+    cost, a, b = _problems()
+    with jax.enable_x64(True):
+        plan = np.asarray(
+            _ipot_plan(*map(jnp.asarray, (cost, a, b)), beta=beta, iterations=20, inner=inner)
+        )
+    for r in range(3):
+        own = np.ix_(a[r] > 0, b[r] > 0)
+        masses = a[r][a[r] > 0], b[r][b[r] > 0]
+        np.testing.assert_allclose(
+            plan[r][own], _ipot(cost[r][own], *masses, beta, 20, inner), atol=1e-13
+        )
+        assert plan[r].sum() == pytest.approx(plan[r][own].sum(), abs=1e-15)
+
+
+def test_ipot_nears_the_exact_plan_as_published():
+    # Marginals are uniform, as published: 50 iterations do at beta 0.5 and do not at 0.1.
+    costs = _problems(rows=4, tx=12, ty=15, seed=3)[0]
+    a, b = np.full((4, 12), 1 / 12), np.full((4, 15), 1 / 15)
+    exact = np.array([_cheapest(*row) for row in zip(costs, a, b, strict=True)])
+
+    def solved(beta, iterations):
+        problem = (jnp.asarray(x, jnp.float32) for x in (costs, a, b))
+        plan = np.asarray(_ipot_plan(*problem, beta=beta, iterations=iterations))
+        np.testing.assert_allclose(plan.sum(axis=1), b, atol=1e-5)
+        error = np.abs(plan.sum(axis=2) - a).sum(axis=1).max()
+        return error, (plan * costs).sum(axis=(1, 2)) - exact
+
+    half, gap = solved(0.5, 50)
+    longer, closer = solved(0.5, 400)
+    tenth, _ = solved(0.1, 50)
+    assert longer < half / 5
+    assert half < tenth / 2
+    assert np.abs(gap).max() < 5e-3
+    assert np.abs(closer).max() < 1e-3
+
+
+def test_ipot_keeps_rows_apart_and_stays_finite():
+    cost, a, b = (jnp.asarray(x, jnp.float32) for x in _problems(rows=4))
+    plan = _ipot_plan(cost, a, b)
+    emptied = _ipot_plan(cost, a.at[0].set(0), b.at[1].set(0))
+    assert (emptied[:2] == 0).all()
+    np.testing.assert_allclose(emptied[2:], plan[2:], atol=1e-7)
+    assert np.isfinite(_ipot_plan(10 * cost, a, b, beta=0.01, iterations=50)).all()
+    gradient = jax.grad(lambda c: (_ipot_plan(c, a, b) ** 2).sum())(cost)
+    assert (gradient == 0).all()
+
+
+def test_null_takes_what_would_rather_stay_out():
+    # Token 0 of both sides is near; the other two are farther from each other than null.
+    cost = jnp.array([[[0.1, 1.0], [1.0, 0.9]]])
+    half = jnp.array([[0.5, 0.5]])
+    with jax.enable_x64(True):
+        for null, kept in ((0.8, [[0.5, 0.0], [0.0, 0.0]]), (1.0, [[0.5, 0.0], [0.0, 0.5]])):
+            problem = [x.astype(jnp.float64) for x in (cost, half, half)]
+            plan = _plan(*with_null(*problem, null), epsilon=0.005, iterations=3000)
+            np.testing.assert_allclose(plan[0, :2, :2], kept, atol=2e-3)
+            np.testing.assert_allclose(plan.sum(axis=2)[0, :2], half[0], atol=2e-3)
+
+
+def test_marginals_are_exact_in_float64():
     with jax.enable_x64(True):
         mask = jnp.ones((1, 3), bool)
         assert marginals(mask, None, jnp.float64)[0, 0] == 1 / 3
-        assert in_order_plan(mask, mask, jnp.float64)[0, 2, 2] == 1 / 3
 
 
 @pytest.mark.parametrize(
