@@ -17,6 +17,7 @@ from clir_jax.data.collections import (
 from clir_jax.data.dpr import DPRJSON
 from clir_jax.data.hub_datasets import HubDataset
 from clir_jax.data.ir import IRDataset
+from clir_jax.data.languages import InLanguages
 from clir_jax.data.rankings import Beir, RankingJSONL, TriplesTSV
 from clir_jax.data.sources import Atlas, Mixture, TextLines
 from clir_jax.data.tfds import TFDS
@@ -70,6 +71,7 @@ Source = (
     | HubDataset
     | TextLines
     | Atlas
+    | InLanguages
     | Mixture
     | Artifact
 )

@@ -113,7 +113,8 @@ def _may_be_read(record: Record, field: str, passages: int) -> Sequence[str]:
     if not isinstance(record, Ranking):
         return (str(value),)
     if isinstance(value, tuple):
-        return value if passages > 1 else value[: len(record.positives)]
+        listed = record.positives + (record.negatives if passages > 1 else ())
+        return [text for passage in listed for text in passage.texts.values() or (passage.text,)]
     return tuple(record.queries.values()) if field == "query" else (value,)
 
 

@@ -21,6 +21,13 @@ class RowReader(Protocol):
     def __call__(self, i: int, /) -> Any: ...
 
 
+@runtime_checkable
+class Change(Protocol):
+    """Makes of row i the record that is read."""
+
+    def __call__(self, i: int, record: Ranking, /) -> Ranking: ...
+
+
 class TextRecords:
     """Opened plain text.
 
@@ -151,6 +158,7 @@ class RankingRecords:
             positives,
         )
         self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        self._change: Change | None = None
         self.languages, self.scored, self.report = languages, scored, report
         self.number([self])
 
@@ -166,7 +174,7 @@ class RankingRecords:
         known = self._known_passages[
             slice(*np.searchsorted(self._known_queries, (self.ids[i], self.ids[i] + 1)))
         ]
-        return Ranking(
+        record = Ranking(
             query_id=int(self.ids[i]),
             queries=queries,
             positives=passages[:positives],
@@ -174,11 +182,42 @@ class RankingRecords:
             scores=scores,
             known=tuple(int(n) for n in known),
         )
+        return record if self._change is None else self._change(i, record)
 
     @property
     def most_known(self) -> int:
         """The largest number of known relevant passages of a question."""
         return int(np.unique(self._known_queries, return_counts=True)[1].max())
+
+    @property
+    def passage_keys(self) -> Int[np.ndarray, " p"]:
+        """Text keys of all records' passages, one after another."""
+        return self._passages
+
+    def changed(self, change: "Change", times: int = 1) -> "RankingRecords":
+        """Every record ``times`` times in a row, as ``change(row, record)`` makes it.
+
+        Args:
+          change: gives the record to read; it keeps questions, passages and ids.
+          times: rows of a record.
+        """
+        counts = np.diff(self._starts)
+        passages = self._passages
+        if times > 1:
+            lists = np.split(passages, self._starts[1:-1])
+            passages = np.concatenate([own for own in lists for _ in range(times)])
+        records = RankingRecords(
+            lambda i: self._row(i // times),
+            queries=np.repeat(self._queries, times),
+            passages=passages,
+            counts=np.repeat(counts, times),
+            positives=np.repeat(self._positives, times),
+            languages=self.languages,
+            report=self.report,
+            scored=self.scored,
+        )
+        records._change = change
+        return records
 
     @staticmethod
     def number(parts: "Sequence[RankingRecords]") -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from clir_jax.data.assembly import AnswersLike, AskLike, Assemble, TokenizerLike
 from clir_jax.data.buckets import Buckets, count_lengths
 from clir_jax.data.opened import MixedRecords
-from clir_jax.data.records import Ranking, Record, Records, check_field
+from clir_jax.data.records import Passage, Ranking, Record, Records, check_field
 
 _SMALL = 8192
 
@@ -271,7 +271,7 @@ class _Planned:
 
 
 def choose(record: Ranking, rng: np.random.Generator, *, passages: int) -> Ranking:
-    """Choose a language, one positive and up to ``passages - 1`` negatives of a ranking.
+    """Choose languages, one positive and up to ``passages - 1`` negatives of a ranking.
 
     Args:
       record: a ranking.
@@ -279,10 +279,10 @@ def choose(record: Ranking, rng: np.random.Generator, *, passages: int) -> Ranki
       passages: N.
 
     Returns:
-      The ranking with these only: the chosen language is its first, and the positive is the
+      The ranking with these only: the question's language is its first, and the positive is the
       first of ``known``.
     """
-    languages = list(record.queries)
+    languages = list(record.asked or record.queries)
     own = languages[rng.integers(len(languages))]
     positive = int(rng.integers(len(record.positives)))
     count = min(passages - 1, len(record.negatives))
@@ -291,11 +291,26 @@ def choose(record: Ranking, rng: np.random.Generator, *, passages: int) -> Ranki
     if scores is not None:
         scores = (scores[positive], *(scores[len(record.positives) + n] for n in drawn))
     relevant = record.positives[positive]
+    listed = _in_languages([relevant, *(record.negatives[n] for n in drawn)], record, rng)
     return dataclasses.replace(
         record,
         queries={own: record.queries[own], **record.queries},
-        positives=(relevant,),
-        negatives=tuple(record.negatives[n] for n in drawn),
+        positives=listed[:1],
+        negatives=listed[1:],
         scores=scores,
         known=(relevant.id, *(n for n in record.known if n != relevant.id)),
+    )
+
+
+def _in_languages(
+    listed: Sequence[Passage], record: Ranking, rng: np.random.Generator
+) -> tuple[Passage, ...]:
+    """The passages, each with the text of one of its languages."""
+    if not listed[0].texts:
+        return tuple(listed)
+    languages = list(listed[0].texts)
+    drawn = rng.integers(len(languages), size=1 if record.one_language else len(listed))
+    return tuple(
+        dataclasses.replace(passage, text=passage.texts[languages[n]])
+        for passage, n in zip(listed, np.resize(drawn, len(listed)), strict=True)
     )

@@ -33,10 +33,17 @@ class Bitext:
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-    """A passage: ``id`` (equal text, equal id) and ``text``."""
+    """A passage.
+
+    Args:
+      id: equal for equal texts.
+      text: the text.
+      texts: what a step may read in its place, by language; empty for ``text`` alone.
+    """
 
     id: int
     text: str
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +57,9 @@ class Ranking:
       negatives: passages taken to be irrelevant.
       scores: a teacher's score of each of ``positives + negatives``, or None.
       known: ids of every passage that any record of the source calls relevant to this question.
+      asked: the languages that a step may read the question in where an ask leaves it open; empty
+        for all of them.
+      one_language: whether all passages of a list are read in the same of their languages.
     """
 
     query_id: int
@@ -58,6 +68,8 @@ class Ranking:
     negatives: tuple[Passage, ...]
     scores: tuple[float, ...] | None
     known: tuple[int, ...]
+    asked: tuple[str, ...] = ()
+    one_language: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

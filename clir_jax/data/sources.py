@@ -154,19 +154,31 @@ def _keys(texts: Sequence[str]) -> Int[np.ndarray, " n"]:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Several sources of one kind, drawn from by weight.
+    r"""Several sources of one kind, drawn from by weight or by size.
+
+    Rows take turns by weight, so every batch holds the sources in these proportions, give or take a
+    row; equal weights are round-robin.
 
     Args:
       sources: the sources.
       weights: how often to draw from each, in any unit; a small source is repeated more often. None
         reads every record once an epoch, so sources count by their sizes.
+      temperature: draws from a source of :math:`n_i` records in proportion to
+        :math:`n_i^{1 / temperature}`, in the place of weights: 1 by size; above it small languages
+        come more often, up to equally often.
 
     Raises:
-      ValueError: if there is no source, a mixture in the mixture, or weights do not fit.
+      ValueError: if there is no source, a mixture in the mixture, weights do not fit, or there are
+        both weights and a temperature.
+
+    References:
+      Arivazhagan et al., Massively Multilingual Neural Machine Translation in the Wild, 2019,
+      arXiv:1907.05019 (temperature 5).
     """
 
     sources: tuple[Source, ...]
     weights: tuple[float, ...] | None = None
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -181,6 +193,12 @@ class Mixture:
                 f"Mixture.weights is {weights} for {len(self.sources)} sources; write one positive "
                 "number for each, or None"
             )
+        temperature = self.temperature
+        if temperature is not None and (weights or not 0 < temperature < float("inf")):
+            raise ValueError(
+                f"Mixture.temperature is {temperature} and weights is {weights}; write a positive "
+                "number without weights, or None"
+            )
 
     def open(self, data_root: str) -> MixedRecords:
         """Open every source; equal text has an equal id across all of them.
@@ -189,4 +207,7 @@ class Mixture:
           DataError: if one cannot be opened, or they give different kinds of records.
         """
         opened: list[Any] = [source.open(data_root) for source in self.sources]
-        return MixedRecords(opened, self.weights)
+        weights = self.weights
+        if self.temperature is not None:
+            weights = tuple(float(len(part) ** (1 / self.temperature)) for part in opened)
+        return MixedRecords(opened, weights)
