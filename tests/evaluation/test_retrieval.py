@@ -11,7 +11,7 @@ from clir_jax.data import demo
 from clir_jax.data.collections import AtlasRetrieval
 from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.evaluation import retrieval as module
-from clir_jax.evaluation.retrieval import TextEncoder, measure, measure_bm25
+from clir_jax.evaluation.retrieval import Kept, TextEncoder, measure, measure_bm25
 from clir_jax.mesh import make_mesh, shardings
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.requests import EncodePassage, EncodeQuery
@@ -117,3 +117,29 @@ def test_bm25_is_a_system_like_the_others(atlas):
     measured = measure_bm25(atlas, ["RR@10", "R@100"], 20)
     assert measured.values["RR@10"] > 0.5
     assert measured.run.keys() == set(atlas.query_ids)
+
+
+@pytest.mark.parametrize("fitting", [2, 1, 0])
+def test_passages_are_kept_in_memory_up_to_a_number_of_bytes(fitting, atlas, monkeypatch):
+    """Two windows of two blocks; a second search encodes again the windows that had no room."""
+    monkeypatch.setattr(module, "_BLOCK_ROWS", 16)
+    monkeypatch.setattr(module, "_BLOCKS_AHEAD", 2)
+    spec = LateInteraction(dimension=8, query_length=24, passage_length=64)
+    encoder = _encoder(spec, make_mesh(devices=jax.devices()[:1]))
+    texts, windows, window = atlas.passages[:64], [], TextEncoder._window
+    by_windows = list(encoder.passages(texts))
+    a_window = sum(block.vectors.nbytes + block.mask.nbytes for _, block in by_windows[:2])
+
+    def counting(self, texts):
+        windows.append(len(texts))
+        return window(self, texts)
+
+    monkeypatch.setattr(TextEncoder, "_window", counting)
+    keeping = dataclasses.replace(encoder, kept=Kept(a_window * fitting))
+    for calls in (2, 2 + (2 - fitting)):
+        told = list(keeping.passages(texts))
+        assert len(windows) == calls
+        for (rows, block), (expected, whole) in zip(told, by_windows, strict=True):
+            np.testing.assert_array_equal(rows, expected)
+            np.testing.assert_array_equal(block.vectors, whole.vectors)
+            np.testing.assert_array_equal(block.mask, whole.mask)
