@@ -1,7 +1,8 @@
 """The contract of every objective: no chunk, device, mesh or padding changes loss or gradient.
 
 Objectives are discovered, so a new file in ``clir_jax/objectives`` is under contract at once. They
-are tasks of one step, which is compiled once for each variant and run once for each task alone.
+are tasks of one step, compiled once for each variant: the sum of their gradients, each scaled to
+length 1, is compared, and each alone where the sums differ.
 Random inputs are made from what an objective asks; the reference is one device that encodes
 everything at once, and in it nothing of the machinery under test (chunks, shard_map, weight-0 rows)
 takes part.
@@ -53,6 +54,7 @@ OPTIONS = {
 LATE = LateInteraction(dimension=8, query_length=8, passage_length=16)
 DENSE = Dense(projection=8, query_length=8, passage_length=16)
 KINDS = {"late interaction": LATE, "dense": DENSE}
+WITNESSES = ("InfoNCE", "SemanticContrastive")
 ROWS, PASSAGES, WIDTH = 16, 3, {"query": 6, "passages": 10}
 MESHES = {
     "1 device": {"data": 1, "fsdp": 1, "tensor": 1},
@@ -64,11 +66,9 @@ MESHES = {
 # in pieces of 5 need rows to be filled up.
 PLAIN = (None, "gather_once", 0, 0)
 VARIANTS = [
-    ("1 device", (50, "gather_once", 0, 0)),
-    ("1 device", (None, "gather_once", 8, 3)),
-    ("data 8", PLAIN),
+    ("1 device", (50, "gather_once", 8, 3)),
     ("data 8", (20, "gather_once", 8, 3)),
-    ("fsdp 8", (20, "gather_once", 0, 0)),
+    ("fsdp 8", PLAIN),
     ("fsdp 8", (50, "per_layer", 0, 0)),
     ("2 x 2 x 2", (20, "gather_once", 8, 3)),
 ]
@@ -183,66 +183,84 @@ def _padded(batch, rows, tokens):
     return Batch(student, teacher, weight, labels)
 
 
-def _gradients(setting, mesh_name, variant):
-    """Of every task alone, all by one program: its gradient and its metrics."""
+def _program(setting, mesh_name, variant):
+    """From the weights of tasks to the gradient of their sum, and the metrics of all."""
     tokens_per_chunk, encode, rows, tokens = variant
     sizes = MESHES[mesh_name]
     count = sizes["data"] * sizes["fsdp"] * sizes["tensor"]
     mesh = make_mesh(**sizes, devices=jax.devices()[:count])
-    with jax.set_mesh(mesh):
-        graphdef, params = setting.student
-        place = shardings(params, mesh)
+    graphdef, params = setting.student
 
-        def of_weights(weights, *arguments):
-            gradient = make_gradient(
-                graphdef,
-                {name: model[0] for name, model in setting.teachers.items()},
-                {name: StepTask(Scaled(task, weights[name])) for name, task in tasks.items()},
-                seed=7,
-                chunking=Chunking(tokens_per_chunk, encode),
-            )
-            return gradient(*arguments)
+    def of_weights(weights, *arguments):
+        scaled = {name: Scaled(task, weights[name]) for name, task in setting.tasks.items()}
+        gradient = make_gradient(
+            graphdef,
+            {name: model[0] for name, model in setting.teachers.items()},
+            {name: StepTask(task) for name, task in scaled.items()},
+            seed=7,
+            chunking=Chunking(tokens_per_chunk, encode),
+        )
+        return gradient(*arguments)
 
-        tasks = setting.tasks
-        teachers = {
-            name: jax.device_put(model[1], shardings(model[1], mesh))
-            for name, model in setting.teachers.items()
-        }
-        compiled = jax.jit(of_weights, out_shardings=(place, NamedSharding(mesh, P())))
-        batches = {n: put_rows(_padded(b, rows, tokens), mesh) for n, b in setting.batches.items()}
-        params, step = jax.device_put(params, place), jnp.asarray(3, jnp.int32)
-        found = {}
-        for own in tasks:
-            weights = {name: np.float32(name == own) for name in tasks}
-            gradient, metrics = jax.device_get(compiled(weights, params, teachers, batches, step))
-            mine = {name: x for name, x in metrics.items() if name.startswith(f"{own}/")}
-            found[own] = gradient, mine
-        return found
+    place = shardings(params, mesh)
+    teachers = {
+        name: jax.device_put(model[1], shardings(model[1], mesh))
+        for name, model in setting.teachers.items()
+    }
+    params, step = jax.device_put(params, place), jnp.asarray(3, jnp.int32)
+    batches = {n: put_rows(_padded(b, rows, tokens), mesh) for n, b in setting.batches.items()}
+    compiled = jax.jit(of_weights, out_shardings=(place, NamedSharding(mesh, P())))
+
+    def run(weights):
+        weights = {name: np.float64(weights.get(name, 0.0)) for name in setting.tasks}
+        with jax.set_mesh(mesh):
+            found = compiled(weights, params, teachers, batches, step)
+        return jax.device_get(found)
+
+    return run
 
 
-def _compare(found, reference, tolerance):
-    assert found.keys() == reference.keys()
-    for name, (gradient, metrics) in found.items():
-        expected, expected_metrics = reference[name]
-        assert metrics.keys() == expected_metrics.keys()
-        for metric, value in expected_metrics.items():
-            np.testing.assert_allclose(
-                metrics[metric], value, rtol=tolerance, atol=tolerance, err_msg=metric
-            )
-        norm = float(optax.tree.norm(expected))
-        assert norm > 1e-3, name
-        difference = jax.tree.map(lambda a, b: a - b, gradient, expected)
-        assert float(optax.tree.norm(difference)) <= tolerance * norm, name
+def _reference(setting):
+    """Of every task alone, on one device and all at once: its gradient, and its metrics."""
+    run = _program(setting, "1 device", PLAIN)
+    found = {}
+    for name in setting.tasks:
+        gradient, metrics = run({name: 1.0})
+        mine = {metric: x for metric, x in metrics.items() if metric.startswith(f"{name}/")}
+        found[name] = gradient, mine
+    return found
+
+
+def _distance(gradient, expected):
+    return float(optax.tree.norm(jax.tree.map(lambda a, b: a - b, gradient, expected)))
+
+
+def _compare(run, reference, tolerance):
+    norms = {name: float(optax.tree.norm(gradient)) for name, (gradient, _) in reference.items()}
+    assert min(norms.values()) > 1e-3, norms
+    weights = {name: 1 / norm for name, norm in norms.items()}
+    gradient, metrics = run(weights)
+    for name, (_, expected) in reference.items():
+        for metric, value in expected.items():
+            scale = norms[name] if metric == f"{name}/loss" else 1.0
+            found = metrics.pop(metric) * scale
+            np.testing.assert_allclose(found, value, rtol=tolerance, atol=tolerance, err_msg=metric)
+    assert metrics.keys() == {"loss"}
+    scaled = [jax.tree.map(lambda x, w=weights[n]: w * x, g) for n, (g, _) in reference.items()]
+    if _distance(gradient, jax.tree.map(lambda *x: sum(x), *scaled)) > tolerance:
+        alone = {name: _distance(run({name: 1.0})[0], g) for name, (g, _) in reference.items()}
+        assert [name for name in alone if alone[name] > tolerance * norms[name]] == []
 
 
 @functools.cache
 def _of_kind(kind, dtype):
     """What a kind of retriever is tested with, and the reference of each task."""
     spec = KINDS[kind]
-    every = OBJECTIVES | OPTIONS
-    tasks = {name: task for name, task in every.items() if _accepts(task, spec)}
+    tasks = {name: task for name, task in (OBJECTIVES | OPTIONS).items() if _accepts(task, spec)}
+    if kind == "dense":  # what late interaction is tested with needs few witnesses here
+        tasks = {n: t for n, t in tasks.items() if n in WITNESSES or not _accepts(t, LATE)}
     setting = _setting(spec, dtype, tasks)
-    return setting, _gradients(setting, "1 device", PLAIN)
+    return setting, _reference(setting)
 
 
 def test_every_objective_accepts_a_kind_of_retriever():
@@ -268,13 +286,13 @@ def test_the_reference_has_a_gradient_everywhere(kind):
 def test_contract_in_float64(kind, mesh, variant):
     with jax.enable_x64(True):
         setting, reference = _of_kind(kind, "float64")
-        _compare(_gradients(setting, mesh, variant), reference, 1e-10)
+        _compare(_program(setting, mesh, variant), reference, 1e-10)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_contract_in_float32(kind):
     setting, reference = _of_kind(kind, "float32")
-    _compare(_gradients(setting, *VARIANTS[-1]), reference, 1e-5)
+    _compare(_program(setting, *VARIANTS[-1]), reference, 1e-5)
 
 
 def test_dropout_is_on_and_follows_the_step():
@@ -303,9 +321,9 @@ def test_dropout_is_on_and_follows_the_step():
 def test_stored_answers_take_the_requests_place():
     objective = OBJECTIVES["TokenAlignmentDistillation"]
     setting = _setting(LATE, "float32", {"task": objective})
-    live = _gradients(setting, "1 device", PLAIN)
+    live = _reference(setting)
     batch = setting.batches["task"]
     told = answer(*setting.teachers["teacher"], batch.teacher, None, Chunking())
     batch = dataclasses.replace(batch, teacher=jax.device_get(told))
-    stored = _gradients(dataclasses.replace(setting, batches={"task": batch}), "1 device", PLAIN)
-    _compare(stored, live, 1e-5)
+    stored = dataclasses.replace(setting, batches={"task": batch})
+    _compare(_program(stored, "1 device", PLAIN), live, 1e-5)
