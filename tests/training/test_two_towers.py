@@ -1,13 +1,16 @@
 """A stage that trains queries only, and what can be done with the two towers it leaves."""
 
 import dataclasses
+import functools
 import io
 import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from rich.console import Console
 
 from clir_jax.config import Evaluate, FromStage, Optimizer, Run, Score, Stage, Task
@@ -93,13 +96,15 @@ class Finished:
     encoded: list
 
 
-def _certain(seed):
-    """A retriever without dropout, so that a loss can be computed by hand."""
-    model = retriever(seed=seed)
+def _towers():
+    """A model with two towers; without dropout, so that losses can be computed by hand."""
+    model, random = retriever(), np.random.default_rng(1)
     config = dataclasses.replace(
         model.encoder_config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )
-    return dataclasses.replace(model, encoder_config=config)
+    model = dataclasses.replace(model, encoder_config=config)
+    others = jax.tree.map(lambda x: jnp.asarray(random.permutation(np.asarray(x))), model.params)
+    return dataclasses.replace(model, passage=dataclasses.replace(model, params=others))
 
 
 def _one_device(*_):
@@ -110,7 +115,7 @@ def _one_device(*_):
 def finished(tmp_path_factory):
     """The run on one device."""
     folder = tmp_path_factory.mktemp("towers")
-    save_loaded(folder / "both", dataclasses.replace(_certain(0), passage=_certain(1)))
+    save_loaded(folder / "both", _towers())
     records, passages = write_data(folder)
     lines = [json.dumps({"_id": f"p{n}", "title": "", "text": t}) for n, t in enumerate(passages)]
     (folder / "judged.jsonl").write_text("\n".join(lines))
@@ -236,13 +241,19 @@ def test_losses_compare_the_student_s_queries_with_the_teacher_s_passages(finish
     np.testing.assert_allclose(told["RelevanceDistillation/loss"], loss, rtol=1e-4)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _answered(graphdef, params, request):
+    return nnx.merge(graphdef, params)(request)
+
+
 def _maxsims(both, queries, passages):
     """Scores ``[B, B, N]`` of every query and every passage of every list."""
     shape = passages.tokens.ids.shape
     flat = jax.tree.map(lambda x: x.reshape(-1, shape[-1]), passages)
     asked, searched = (
-        [v[m] for v, m in zip(*map(np.asarray, (out.vectors, out.mask)), strict=True)]
-        for out in (both.model(queries), both.passage.model(flat))
+        [v[m] for v, m in zip(*jax.device_get((out.vectors, out.mask)), strict=True)]
+        for tower, request in ((both, queries), (both.passage, flat))
+        for out in [_answered(tower.graphdef, tower.params, request)]
     )
     table = [[(q @ p.T).max(axis=1).sum() if len(p) else 0 for p in searched] for q in asked]
     return np.array(table).reshape(len(asked), *shape[:-1])
