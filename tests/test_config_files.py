@@ -41,6 +41,7 @@ from clir_jax.data.sources import Atlas, Mixture, TextLines
 from clir_jax.models.retriever import Dense, LateInteraction
 from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.objectives.contrastive import InfoNCE, PairwiseSoftmax
+from clir_jax.ops.alignment import IPOT, Sinkhorn
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.py"))
@@ -311,6 +312,14 @@ def test_the_first_difference_has_the_path_that_sets_it():
             lambda run: run.stages[4].stages[1].tasks[0].teachers == {"teacher": "some/model"},
         ),
         (
+            "stages.again.stages.distil.tasks.0.objective.aligner.epsilon=0.02",
+            lambda run: run.stages[4].stages[1].tasks[0].objective.aligner == Sinkhorn(0.02),
+        ),
+        (
+            "stages.again.stages.distil.tasks.0.objective.aligner={'type': 'IPOT', 'beta': 1}",
+            lambda run: run.stages[4].stages[1].tasks[0].objective.aligner == IPOT(1.0),
+        ),
+        (
             "stages.teacher.tasks.0.sources.ranking.weights.1=5",
             lambda run: run.stages[0].tasks[0].sources["ranking"].weights == (1.0, 5),
         ),
@@ -430,6 +439,15 @@ def test_nothing_set_is_the_same_run():
         (
             "stages.teacher.stop={'type': 'Stop', 1: 3}",
             "stages.teacher.stop: Stop has no key 1; choose from patience",
+        ),
+        (
+            "stages.again.stages.distil.tasks.0.objective.aligner={'type': 'Greedy', 'beta': 1}",
+            "stages.again.stages.distil.tasks.0.objective.aligner: Greedy has no key 'beta'",
+        ),
+        (
+            "stages.again.stages.distil.tasks.0.objective.aligner=Greedi",
+            "stages.again.stages.distil.tasks.0.objective.aligner is 'Greedi'; it must be Greedy "
+            "or Assignment or Sinkhorn or IPOT or Attention",
         ),
         (
             "stages.teacher.tasks.0.batch_size=0",

@@ -71,7 +71,7 @@ def _run(model, request, row_seeds=None):
     return model(request, row_seeds)
 
 
-def _torch_hidden(torch, model, tokens):
+def _torch_hidden(torch, model, tokens, layer=-1):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.BertModel(
         transformers.BertConfig(**CONFIG.to_hf()), add_pooling_layer=False
@@ -85,7 +85,8 @@ def _torch_hidden(torch, model, tokens):
         return theirs(
             input_ids=torch.tensor(tokens.ids.astype(np.int64)),
             attention_mask=torch.tensor(tokens.mask.astype(np.int64)),
-        ).last_hidden_state
+            output_hidden_states=True,
+        ).hidden_states[layer]
 
 
 def _linear(torch, model, x):
@@ -140,6 +141,16 @@ def test_dense_equals_torch(pooling, options):
     np.testing.assert_allclose(answer.vectors[:, 0], x.numpy(), atol=1e-5)
     assert answer.mask.shape == (5, 1)
     assert answer.mask.all()
+
+
+@pytest.mark.parametrize(("spec", "layer"), [(LATE, 1), (DENSE, 2)])
+def test_a_layer_of_either_kind_equals_torch(spec, layer):
+    torch = pytest.importorskip("torch")
+    model, tokens = _model(spec), _tokens()
+    x = torch.nn.functional.normalize(_torch_hidden(torch, model, tokens, layer), p=2, dim=-1)
+    answer = jax.jit(lambda request: model(request, layer=layer))(EncodeQuery(tokens))
+    np.testing.assert_allclose(answer.vectors, x.numpy() * tokens.keep[:, :, None], atol=1e-5)
+    np.testing.assert_array_equal(answer.mask, tokens.keep)
 
 
 def test_queries_and_passages_are_one_tower():

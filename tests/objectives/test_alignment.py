@@ -1,18 +1,21 @@
-"""The transport objective: declarations, loss against a loop, what must not matter to it."""
+"""Token alignment distillation: declarations, losses against loops, what must not matter to it."""
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from clir_jax.objectives.transport import OptimalTransport
 from jax.sharding import NamedSharding
+from scipy.optimize import linear_sum_assignment
 
 from clir_jax.mesh import ROWS, make_mesh
-from clir_jax.models.requests import Embeddings, EncodeQuery
+from clir_jax.models.requests import Embeddings, EncodePassage, EncodeQuery
+from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.objectives.base import Ask, Batch, ModelFacts, Objective
+from clir_jax.ops.alignment import Assignment, Attention, Greedy, Sinkhorn
 
 # [CLS] and [Q] in front, [SEP] behind, then [MASK]s: content is what lies between.
 _FRONT = 2
@@ -58,10 +61,11 @@ def _loop_side(vectors, mask, content, idf, objective, row):
     if objective.marginals == "idf":
         a, b = si[ours], ti[theirs]
     a, b = a / a.sum(), b / b.sum()
-    kernel, u = np.exp(-cost / objective.epsilon), np.ones(len(a))
+    aligner = objective.aligner
+    kernel, u = np.exp(-cost / aligner.epsilon), np.ones(len(a))
     for _ in range(20000):
-        v = (b / (kernel.T @ u)) ** objective.tau_teacher
-        u = (a / (kernel @ v)) ** objective.tau_student
+        v = (b / (kernel.T @ u)) ** aligner.tau_teacher
+        u = (a / (kernel @ v)) ** aligner.tau_student
     plan = u[:, None] * kernel * v
     pairs = list(zip(np.flatnonzero(sm & ~sc), np.flatnonzero(tm & ~tc), strict=False))
     specials = np.mean([1 - s[i] @ t[j] for i, j in pairs])
@@ -69,14 +73,13 @@ def _loop_side(vectors, mask, content, idf, objective, row):
 
 
 # Enough where the English side adds nothing but compilation.
-ALONE = OptimalTransport(english_weight=0.0)
+ALONE = TokenAlignmentDistillation(query_weight=1.0)
 OBJECTIVES = {
-    "default": OptimalTransport(),
-    "everything": OptimalTransport(
+    "default": TokenAlignmentDistillation(),
+    "everything": TokenAlignmentDistillation(
+        Sinkhorn(tau_student=0.95, tau_teacher=0.9),
         marginals="idf",
-        english_weight=0.3,
-        tau_student=0.95,
-        tau_teacher=0.9,
+        query_weight=0.7,
         specials_weight=0.5,
     ),
     "other alone": ALONE,
@@ -90,7 +93,9 @@ def _loss(objective, student, teacher, batch):
 
 def _precise(objective):
     """The same objective, with a solver that runs until it has converged."""
-    return dataclasses.replace(objective, epsilon=0.1, iterations=20000, threshold=1e-13)
+    exact = {"epsilon": 0.1, "iterations": 20000, "threshold": 1e-13}
+    aligner = dataclasses.replace(objective.aligner, **exact)
+    return dataclasses.replace(objective, aligner=aligner)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -119,7 +124,8 @@ def test_loss_matches_a_loop(name):
             cost, specials = np.average(rows, axis=0, weights=weight)
             assert metrics[f"cost_{side}"] == pytest.approx(cost, rel=1e-9)
             assert metrics[f"specials_{side}"] == pytest.approx(specials, rel=1e-9)
-            side_weight = objective.english_weight if side == "english" else 1.0
+            share = objective.query_weight
+            side_weight = 1 - share if side == "english" else share
             expected += side_weight * (cost + objective.specials_weight * specials)
     assert loss == pytest.approx(expected, rel=1e-9)
     assert ("cost_english" in metrics) == (name != "other alone")
@@ -129,7 +135,7 @@ def test_asks_and_labels_follow_the_options():
     content = {"content": False, "length": 64}
     other = Ask(EncodeQuery, ("bitext.other",), **content)
     english = Ask(EncodeQuery, ("bitext.english",), **content)
-    objective = OptimalTransport()
+    objective = TokenAlignmentDistillation()
     assert isinstance(objective, Objective)
     assert objective.student == {"other": other, "english": english}
     assert objective.teacher == {"english": english}
@@ -245,10 +251,13 @@ def test_a_student_that_says_what_the_teacher_says_costs_nothing():
     rng = np.random.default_rng(0)
     vectors, mask, content = _text(rng, 3, 9, size=64, dtype=np.float32)
     answer = Embeddings(jnp.asarray(vectors), jnp.asarray(mask))
-    names = OptimalTransport().token_labels
+    names = TokenAlignmentDistillation().token_labels
     batch = Batch({}, {}, jnp.ones(3), dict.fromkeys(names, jnp.asarray(content)))
     loss, metrics = _loss(
-        OptimalTransport(), {"other": answer, "english": answer}, {"english": answer}, batch
+        TokenAlignmentDistillation(),
+        {"other": answer, "english": answer},
+        {"english": answer},
+        batch,
     )
     assert loss == pytest.approx(0, abs=1e-5)
     for side in ("other", "english"):
@@ -262,7 +271,8 @@ def test_metrics_tell_a_blurred_plan_and_mass_left_out():
     student, teacher, batch = _case(dtype=np.float32)
 
     def metrics(**options):
-        return _loss(dataclasses.replace(ALONE, **options), student, teacher, batch)[1]
+        objective = dataclasses.replace(ALONE, aligner=Sinkhorn(**options))
+        return _loss(objective, student, teacher, batch)[1]
 
     sharp, blurred = metrics(iterations=2000), metrics(epsilon=50.0)
     content = teacher["english"].mask & batch.labels["teacher.english.content"]
@@ -275,7 +285,7 @@ def test_metrics_tell_a_blurred_plan_and_mass_left_out():
 
 def test_gradient_steps_bring_the_student_to_the_teacher():
     student, teacher, batch = _case(dtype=np.float32)
-    graded = functools.partial(_graded, OptimalTransport(specials_weight=1.0))
+    graded = functools.partial(_graded, TokenAlignmentDistillation(specials_weight=1.0))
     (first, _), _ = graded(student, teacher, batch)
     for _ in range(100):
         (loss, _), gradient = graded(student, teacher, batch)
@@ -297,55 +307,218 @@ def test_stored_float16_answers_of_the_teacher_serve():
     assert stored == pytest.approx(float(loss), rel=1e-3)
 
 
-def test_both_solvers_give_one_loss():
-    student, teacher, batch = _case(dtype=np.float32)
-    ours, otts = (
-        _loss(
-            dataclasses.replace(ALONE, solver=s, iterations=500, threshold=1e-5),
-            student,
-            teacher,
-            batch,
-        )[0]
-        for s in ("sinkhorn", "ott")
-    )
-    assert ours == pytest.approx(float(otts), rel=1e-4)
+def _facts(size=128, late=True, **others):
+    return ModelFacts(late_interaction=late, embedding_size=size, **others)
 
 
-def _facts(size, late=True):
-    return ModelFacts(late_interaction=late, embedding_size=size)
-
-
-def test_check_takes_token_retrievers_of_one_size():
-    OptimalTransport().check(_facts(128), {"teacher": _facts(128)})
+IN_ORDER = TokenAlignmentDistillation(english="passage", english_pairs="in_order")
+LOWER = TokenAlignmentDistillation(layer=6)
 
 
 @pytest.mark.parametrize(
-    ("student", "teacher", "said"),
+    ("objective", "student", "teacher", "said"),
     [
-        (_facts(64), _facts(128), "the student's have 64 numbers where the teacher's have 128"),
-        (_facts(64, late=False), _facts(64), "the student is a dense retriever"),
-        (_facts(64), _facts(64, late=False), "the teacher is a dense retriever"),
+        (ALONE, _facts(64), _facts(), "student's have 64 numbers where the teacher's have 128"),
+        (ALONE, _facts(late=False), _facts(), "aligns tokens, and the student is a dense retr"),
+        (ALONE, _facts(), _facts(late=False), "aligns tokens, and the teacher is a dense retr"),
+        (ALONE, _facts(query_form="a"), _facts(query_form="b"), "of queries in order, .* are a wh"),
+        (
+            IN_ORDER,
+            _facts(passage_form="a"),
+            _facts(passage_form="b"),
+            "of passages in order.* are a where the teacher's are b; give both the same passage_m",
+        ),
+        (
+            IN_ORDER,
+            _facts(vocabulary="x"),
+            _facts(vocabulary="y"),
+            "english_pairs is 'in_order', and the student's tokenizer.*write english_pairs='ali",
+        ),
+        (LOWER, _facts(layers=12), _facts(layers=4), "layer is 6, and the teacher has 4; write at"),
+        (
+            LOWER,
+            _facts(layers=6, hidden_size=384),
+            _facts(layers=6, hidden_size=768),
+            "the student's layers are 384 wide where the teacher's are 768",
+        ),
     ],
 )
-def test_check_refuses_what_cannot_be_aligned(student, teacher, said):
+def test_check_refuses_what_cannot_be_aligned(objective, student, teacher, said):
     with pytest.raises(ValueError, match=said):
-        OptimalTransport().check(student, {"teacher": teacher})
+        objective.check(student, {"teacher": teacher})
+
+
+def test_check_takes_what_fits_or_is_not_known_yet():
+    ALONE.check(_facts(passage_form="a"), {"teacher": _facts(passage_form="b")})
+    IN_ORDER.check(_facts(vocabulary="x"), {"teacher": _facts()})
+    IN_ORDER.check(_facts(vocabulary="x"), {"teacher": _facts(vocabulary="x")})
+    bare = dataclasses.replace(IN_ORDER, specials_weight=0.0)
+    bare.check(_facts(query_form="a"), {"teacher": _facts(query_form="b")})
+    LOWER.check(_facts(layers=6, hidden_size=8), {"teacher": _facts(layers=12, hidden_size=8)})
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"epsilon": 0.0}, "epsilon is 0.0"),
-        ({"tau_student": 2.0}, "taus are 2.0 and 1.0"),
-        ({"solver": "ipot"}, "solver is 'ipot'"),
-        ({"marginals": "tf"}, "marginals is 'tf'"),
-        ({"english_weight": -1.0}, "english_weight is -1.0"),
-        ({"specials_weight": -0.1}, "specials_weight is -0.1"),
+        ({"marginals": "tf"}, "marginals is 'tf'; it must be one of"),
+        ({"distance": "l2"}, "distance is 'l2'; it must be one of"),
+        ({"english": "document"}, "english is 'document'; it must be one of"),
+        ({"english_pairs": "first"}, "english_pairs is 'first'; it must be one of"),
+        ({"slots": "kept"}, "slots is 'kept'; it must be one of"),
+        ({"query_weight": 0.0}, "query_weight is 0.0; it must be above 0 and at most 1"),
+        ({"specials_weight": -0.1}, "specials_weight is -0.1; it must be 0 or above"),
+        ({"null": 0.0}, "null is 0.0; it must be above 0, or None"),
+        ({"layer": 0}, "layer is 0; it must be 1 or above, or None"),
+        ({"slots": "all", "marginals": "idf"}, "marginals is 'idf'; it must be 'uniform' with"),
     ],
 )
 def test_options_out_of_range_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
-        OptimalTransport(**options)
+        TokenAlignmentDistillation(**options)
+
+
+PUBLISHED = TokenAlignmentDistillation(
+    Greedy(), "mse", 0.3, "passage", "in_order", slots="all", length=None
+)
+
+
+def _swapped(teacher, student):
+    """The teacher's vectors at the places of the student's tokens, by the published swaps."""
+    lengths = np.linalg.norm(teacher, axis=1)[:, None] * np.linalg.norm(student, axis=1)[None]
+    left, rows = 1 - teacher @ student.T / (lengths + 1e-8), teacher.copy()
+    for _ in rows:
+        i, j = np.unravel_index(np.argmin(left), left.shape)
+        for both in (rows, left):
+            both[[i, j]] = both[[j, i]]
+        left[j, :] = left[:, j] = np.inf
+    return rows
+
+
+@pytest.mark.parametrize("distance", ["mse", "l1"])
+def test_published_form_is_the_published_equation(distance):
+    rng = np.random.default_rng(0)
+
+    def vectors(tokens):
+        made = rng.normal(size=(6, tokens, 8))
+        made /= np.linalg.norm(made, axis=-1, keepdims=True)
+        made[:, 0] = 0  # XLM-R's first token
+        made[rng.random(6) < 0.5, tokens - 3 :] = made[0, -1]  # padding, which keeps a vector
+        return made
+
+    s_q, t_q, s_p, t_p = vectors(12), vectors(12), vectors(15), vectors(15)
+    with jax.enable_x64(True):
+        # Masks say otherwise, and are not listened to.
+        answers = [
+            Embeddings(jnp.asarray(v), jnp.asarray(rng.random(v.shape[:2]) < 0.5))
+            for v in (s_q, s_p, t_q, t_p)
+        ]
+        student = dict(zip(("other", "english"), answers[:2], strict=True))
+        teacher = dict(zip(("english", "passage"), answers[2:], strict=True))
+        objective = dataclasses.replace(PUBLISHED, distance=distance)
+        batch = Batch({}, {}, jnp.ones(6), {})
+        (loss, _), gradient = _graded(objective, student, teacher, batch)
+    aligned = np.stack([_swapped(t, s) for t, s in zip(t_q, s_q, strict=True)])
+    expected = 0.0
+    sides = {"other": (0.3, s_q - aligned), "english": (0.7, s_p - t_p)}
+    for name, (share, difference) in sides.items():
+        if distance == "mse":
+            expected += share * np.mean(difference**2)
+            slope = 2 * difference
+        else:
+            expected += share * np.mean(np.abs(difference))
+            slope = np.sign(difference)
+        np.testing.assert_allclose(gradient[name], share * slope / difference.size, atol=1e-15)
+    assert loss == pytest.approx(expected, rel=1e-13)
+
+
+def test_published_form_asks_for_queries_and_passages_of_the_models_own_length():
+    query, passage = (
+        Ask(kind, ("bitext.english",), length=None) for kind in (EncodeQuery, EncodePassage)
+    )
+    other = Ask(EncodeQuery, ("bitext.other",), length=None)
+    assert PUBLISHED.student == {"other": other, "english": passage}
+    assert PUBLISHED.teacher == {"english": query, "passage": passage}
+    assert PUBLISHED.token_labels == ()
+    alone = dataclasses.replace(PUBLISHED, query_weight=1.0)
+    assert alone.student == {"other": other}
+    assert alone.teacher == {"english": query}
+
+
+def test_any_aligner_distance_and_form_match_a_loop():
+    objective = TokenAlignmentDistillation(
+        Assignment(), "l1", 0.6, "passage", "in_order", null=1.1, specials_weight=0.2
+    )
+    with jax.enable_x64(True):
+        student, teacher, batch = _case(rows=3)
+        labels = batch.labels | {"teacher.passage.content": batch.labels["teacher.english.content"]}
+        teacher = teacher | {"passage": teacher["english"]}
+        loss, _ = _loss(objective, student, teacher, Batch({}, {}, batch.weight, labels))
+    y, t_mask = np.asarray(teacher["english"].vectors), np.asarray(teacher["english"].mask)
+    t_content = np.asarray(labels["teacher.english.content"])
+    expected = dict.fromkeys(("other", "english"), 0.0)
+    for name, r in itertools.product(expected, range(3)):
+        x, mask = np.asarray(student[name].vectors)[r], np.asarray(student[name].mask)[r]
+        content = np.asarray(labels[f"student.{name}.content"])[r]
+        l1 = np.abs(x[:, None] - y[r][None]).mean(axis=-1)
+        ours, theirs = np.flatnonzero(content), np.flatnonzero(t_content[r])
+        pairs = list(zip(ours, theirs, strict=False))
+        count = len(pairs)
+        if name == "other":
+            units = (v / np.linalg.norm(v, axis=-1)[:, None] for v in (x[ours], y[r][theirs]))
+            cost = 1 - np.inner(*units)
+            found = zip(*linear_sum_assignment(np.minimum(cost, 1.1)), strict=True)
+            pairs = [(ours[i], theirs[j]) for i, j in found if cost[i, j] <= 1.1]
+        expected[name] += sum(l1[pair] for pair in pairs) / count / 3
+        special = np.flatnonzero(mask & ~content), np.flatnonzero(t_mask[r] & ~t_content[r])
+        expected[name] += 0.2 * l1[special].mean() / 3
+    assert loss == pytest.approx(0.6 * expected["other"] + 0.4 * expected["english"], rel=1e-12)
+
+
+def test_agreement_gives_all_mass_to_pairs_that_choose_each_other():
+    cost = jnp.array([[[0.1, 0.2, 0.9], [0.3, 0.15, 0.8], [0.05, 0.6, 0.7]]])
+    third = jnp.full((1, 3), 1 / 3)
+    both = [
+        TokenAlignmentDistillation(Attention(0.1), agreement=agreement).plan(cost, third, third)
+        for agreement in (False, True)
+    ]
+    # Tokens 0 and 2 both choose 0, which prefers 2; 1 and 1 choose each other; nobody takes 2.
+    own = np.exp((1 - np.asarray(cost[0])) / 0.1)
+    own /= 3 * own.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(both[0][0], own, rtol=1e-4)
+    kept = np.where([[0, 0, 0], [0, 1, 0], [1, 0, 0]], own, 0)
+    np.testing.assert_allclose(both[1][0], kept / kept.sum(), rtol=1e-4)
+
+
+def test_the_plan_may_come_from_a_layer_and_the_loss_does_not():
+    objective = dataclasses.replace(ALONE, aligner=Greedy(), layer=3, specials_weight=0.0)
+    ask = {"content": True, "length": 64}
+    assert objective.student["other_layer"] == Ask(EncodeQuery, ("bitext.other",), layer=3, **ask)
+    assert objective.teacher["english_layer"].layer == 3
+    assert set(objective.student) | set(objective.teacher) == {
+        "other", "other_layer", "english", "english_layer",
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    x, y, lower = (jnp.asarray(rng.normal(size=(2, 5, n)), jnp.float32) for n in (8, 8, 16))
+    mask, order = jnp.ones((2, 5), bool), np.array([3, 0, 4, 1, 2])
+    student = {"other": Embeddings(x, mask), "other_layer": Embeddings(lower[:, order], mask)}
+    teacher = {"english": Embeddings(y, mask), "english_layer": Embeddings(lower, mask)}
+    batch = Batch({}, {}, jnp.ones(2), {})
+    (loss, _), gradient = _graded(objective, student, teacher, batch)
+    matched = np.asarray(y)[:, order]
+    cosine = (np.asarray(x) * matched).sum(-1)
+    cosine /= np.linalg.norm(x, axis=-1) * np.linalg.norm(matched, axis=-1)
+    assert loss == pytest.approx(np.mean(1 - cosine), rel=1e-5)
+    assert (gradient["other_layer"] == 0).all()
+    assert np.abs(gradient["other"]).max() > 1e-3
+
+
+def test_a_side_in_order_asks_no_layer():
+    objective = dataclasses.replace(IN_ORDER, layer=2)
+    assert set(objective.student) == {"other", "english", "other_layer"}
+    assert set(objective.teacher) == {"english", "passage", "english_layer"}
+    assert set(dataclasses.replace(objective, english_pairs="aligned").teacher) == {
+        "english", "passage", "english_layer", "passage_layer",
+    }  # fmt: skip
 
 
 def test_eight_devices_agree_with_one():
