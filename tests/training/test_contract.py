@@ -31,7 +31,7 @@ from clir_jax.objectives.contrastive import InfoNCE
 from clir_jax.objectives.distillation import MarginMSE, RelevanceDistillation
 from clir_jax.objectives.language import LanguageContrastive, LanguageFairness
 from clir_jax.objectives.triplet import Triplet
-from clir_jax.ops.alignment import Sinkhorn
+from clir_jax.ops.alignment import IPOT, Assignment, Attention, Greedy, Sinkhorn
 from clir_jax.training.step import Chunking, StepTask, answer, make_gradient
 from clir_jax.tree import paths
 
@@ -45,10 +45,20 @@ OPTIONS = {
     "fair over the batch": LanguageFairness(in_batch=True),
     "squared distance": Triplet(distance="l2", reduction="mean"),
     "idf, unbalanced": TokenAlignmentDistillation(
-        Sinkhorn(tau_student=0.9, tau_teacher=0.95), marginals="idf"
+        Sinkhorn(tau_student=0.9, tau_teacher=0.95), query_weight=1.0, marginals="idf"
     ),
     "ott, no English, no specials": TokenAlignmentDistillation(
         Sinkhorn(solver="ott"), query_weight=1.0, specials_weight=0.0
+    ),
+    "greedy, from a layer": TokenAlignmentDistillation(
+        Greedy(), "mse", english="passage", english_pairs="in_order", layer=1
+    ),
+    "assignment, null": TokenAlignmentDistillation(
+        Assignment(), "l1", query_weight=1.0, null=0.9, specials_weight=0.0
+    ),
+    "ipot": TokenAlignmentDistillation(IPOT(), query_weight=1.0, specials_weight=0.0),
+    "attention, agreement": TokenAlignmentDistillation(
+        Attention(0.2), query_weight=1.0, agreement=True, specials_weight=0.0
     ),
 }
 LATE = LateInteraction(dimension=8, query_length=8, passage_length=16)
@@ -100,7 +110,7 @@ class Scaled:
 
 
 def _accepts(objective, spec):
-    facts = ModelFacts(spec.late_interaction, spec.embedding_size(16))
+    facts = ModelFacts(spec.late_interaction, spec.embedding_size(16), hidden_size=16, layers=1)
     names = {ask.model for ask in objective.teacher.values()}
     try:
         objective.check(facts, dict.fromkeys(names, facts))
