@@ -259,6 +259,13 @@ CONFIGURATIONS = {
         "--check",
         "a: LateInteraction, 0.0 M parameters, 2 steps of InfoNCE (8)\n",
     ),
+    "pairs in order of two tokenizers": configured(
+        "run(stage(aligns(english_pairs='in_order', length=8), init=SCRATCH, model=LATE,"
+        " vocabulary=VOCABULARY))"
+    ),
+    "a layer that there is not": configured(
+        "run(stage(aligns(layer=2, length=8), init='late', model=LATE))"
+    ),
     "a plain encoder for a teacher": configured(
         "run(stage(aligns('plain'), init='late', model=LATE))"
     ),
