@@ -13,27 +13,23 @@ from typing import Literal
 from clir_jax.config_parts import (
     Artifact,
     Collection,
-    EncodeTeacher,
     Evaluate,
     FromStage,
-    Generate,
     Group,
     Init,
     MeshShape,
-    Mine,
     Model,
     OnPlateau,
     Optimizer,
     ReplaceVocabulary,
-    Score,
     Scratch,
     Source,
     Stop,
     TrainVocabulary,
     Vocabulary,
-    Work,
 )
 from clir_jax.config_types import Checked, named, require, require_name, walk
+from clir_jax.config_works import EncodeTeacher, Generate, Mine, Score, Work
 from clir_jax.objectives.base import Ask, Objective
 
 __all__ = [

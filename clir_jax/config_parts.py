@@ -1,4 +1,4 @@
-"""The parts a configuration is made of: models, vocabularies, optimizer, evaluation, work."""
+"""The parts a configuration is made of: models, vocabularies, optimizer, evaluation."""
 
 import dataclasses
 import math
@@ -10,6 +10,7 @@ from clir_jax.config_types import Checked, require, require_name
 from clir_jax.data.bitext import BitextMoses, BitextTSV
 from clir_jax.data.collections import (
     AtlasRetrieval,
+    BitextPairs,
     BitextRetrieval,
     IRDatasetRetrieval,
     Retrieval,
@@ -21,7 +22,7 @@ from clir_jax.data.languages import InLanguages
 from clir_jax.data.rankings import Beir, RankingJSONL, TriplesTSV
 from clir_jax.data.sources import Atlas, Mixture, TextLines
 from clir_jax.data.tfds import TFDS
-from clir_jax.evaluation.metrics import metric_name
+from clir_jax.evaluation.metrics import BITEXT_METRICS, metric_name
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.retriever import Dense, LateInteraction
 
@@ -220,11 +221,12 @@ class Evaluate(Checked):
     """What is measured while a stage trains, and which checkpoint is best.
 
     Args:
-      collections: retrieval test sets by name; the name is the dataset of summary rows.
+      collections: test sets by name; the name is the dataset of summary rows.
       every: steps between evaluations; 0 evaluates only when the stage ends.
       every_seconds: seconds of training between evaluations, besides; None counts steps only. What
         the clock decides is not repeated to the bit by another run.
-      metrics: in ir-measures' spelling; its aliases are replaced, ``"MRR@10"`` by ``"RR@10"``.
+      metrics: of retrieval, in ir-measures' spelling; its aliases are replaced, ``"MRR@10"`` by
+        ``"RR@10"``. ``BitextPairs`` have metrics of their own, ``metrics.BITEXT_METRICS``.
       best: ``"metric collection"``, as ``"nDCG@10 sw"``; higher is better. Empty takes the first
         metric of the first collection.
       baselines: systems measured once before training: ``"bm25"``, ``"teacher"`` (every teacher of
@@ -232,7 +234,7 @@ class Evaluate(Checked):
       depth: passages kept a query.
     """
 
-    collections: Mapping[str, Collection]
+    collections: Mapping[str, Collection | BitextPairs]
     every: int = 0
     every_seconds: float | None = None
     metrics: tuple[str, ...] = ("nDCG@10", "RR@10", "R@100")
@@ -260,8 +262,8 @@ class Evaluate(Checked):
                 )
         object.__setattr__(self, "metrics", metrics)
         metric, _, name = self.best.rpartition(" ")
-        choices = [f"{metric} {name}" for name in self.collections for metric in metrics]
-        if self.best and name in self.collections:
+        choices = [f"{metric} {name}" for name in self.collections for metric in self._of(name)]
+        if name in self.collections and not self._paired(name):
             object.__setattr__(self, "best", f"{metric_name(metric)} {name}")
         if self.selection not in choices:
             raise ValueError(
@@ -276,7 +278,15 @@ class Evaluate(Checked):
     @property
     def selection(self) -> str:
         """The metric and collection that choose the best checkpoint."""
-        return self.best or f"{self.metrics[0]} {next(iter(self.collections))}"
+        first = next(iter(self.collections))
+        return self.best or f"{self._of(first)[0]} {first}"
+
+    def _of(self, name: str) -> tuple[str, ...]:
+        """The metrics of a collection."""
+        return BITEXT_METRICS if self._paired(name) else self.metrics
+
+    def _paired(self, name: str) -> bool:
+        return isinstance(self.collections[name], BitextPairs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,78 +311,3 @@ class OnPlateau(Checked):
         super().__post_init__()
         require(0 < self.factor < 1, "on_plateau: factor", self.factor, "above 0 and below 1")
         require(self.patience >= 1, "on_plateau: patience", self.patience, "at least 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Work(Checked):
-    """What writes the artifact ``name``."""
-
-    name: str
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_name(self.name, "work")
-
-
-@dataclasses.dataclass(frozen=True)
-class Mine(_Work):
-    """Write ``source`` with hard negatives: passages that ``model`` ranks high.
-
-    Args:
-      name: of the artifact.
-      model: the retriever that searches, or ``"bm25"``.
-      source: rankings; passages known to be relevant are never negatives.
-      corpus: whose passages are searched.
-      negatives: kept a question, drawn by chance from the first ``depth``.
-      depth: passages looked at.
-    """
-
-    model: str | FromStage
-    source: Source
-    corpus: Source | Collection
-    negatives: int = 8
-    depth: int = 100
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        enough = 1 <= self.negatives <= self.depth
-        require(enough, f"work {self.name}: negatives", self.negatives, "from 1 to depth")
-
-
-@dataclasses.dataclass(frozen=True)
-class Score(_Work):
-    """Write ``source`` with ``model``'s scores of the passages of every record."""
-
-    model: str | FromStage
-    source: Source
-
-
-@dataclasses.dataclass(frozen=True)
-class Generate(_Work):
-    """Write ``each`` questions in each of ``languages`` for every passage of ``corpus``."""
-
-    model: str | FromStage
-    corpus: Source | Collection
-    languages: tuple[str, ...]
-    each: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(bool(self.languages), f"work {self.name}: languages", (), "at least one language")
-        require(self.each >= 1, f"work {self.name}: each", self.each, "at least 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodeTeacher(_Work):
-    """Write what ``teacher`` will answer to ``task`` of the later ``stage``, which then reads it.
-
-    The results are those without this work; it saves the teacher's time where a stage reads its
-    data more than once.
-    """
-
-    stage: str
-    task: str
-    teacher: str = "teacher"
-
-
-Work = Mine | Score | Generate | EncodeTeacher

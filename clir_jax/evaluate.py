@@ -1,4 +1,4 @@
-"""Measure a retriever on a judged collection: ``python -m clir_jax.evaluate --model DIR ...``."""
+"""Measure a retriever on a collection or bitext: ``python -m clir_jax.evaluate --model DIR ...``."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from clir_jax.command import Parser, carry_out
 
-_METRICS = ["nDCG@10", "RR@10", "R@100"]
+_METRICS, _DEPTH = ("nDCG@10", "RR@10", "R@100"), 100
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,12 +22,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--ir-dataset", metavar="ID", help="an id of ir_datasets, in the place of three files"
     )
-    parser.add_argument("--language", default="en", help="of the queries, for the table")
+    parser.add_argument(
+        "--bitext",
+        nargs="+",
+        metavar="FILE",
+        help="id<TAB>English<TAB>other, or two files aligned line by line, the English one first: "
+        "accuracy both ways and margin-based F1, in the place of a collection",
+    )
+    parser.add_argument(
+        "--language", help="of the queries (en), for the table; of bitext's other side"
+    )
     parser.add_argument(
         "--query-column", type=int, default=1, help="which column after the id is the text"
     )
-    parser.add_argument("--metrics", nargs="+", default=_METRICS, help="in ir-measures' spelling")
-    parser.add_argument("--depth", type=int, default=100, help="passages kept a query")
+    parser.add_argument(
+        "--metrics", nargs="+", help=f"in ir-measures' spelling ({' '.join(_METRICS)})"
+    )
+    parser.add_argument("--depth", type=int, help=f"passages kept a query ({_DEPTH})")
     parser.add_argument("--run-file", help="write the ranking here, in TREC's form")
     given = parser.parse_args(arguments)
     return carry_out(lambda: _evaluate(given))
@@ -36,39 +47,76 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _evaluate(given: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from clir_jax.config import Evaluate
     from clir_jax.evaluation.report import summary_table
+
+    where, values = _of_pairs(given) if given.bitext else _of_retrieval(given)
+    rows = [
+        {"stage": "", "system": given.model, **where, "metric": metric, "value": value}
+        for metric, value in values.items()
+    ]
+    Console().print(summary_table(rows))
+    return 0
+
+
+def _of_retrieval(given: argparse.Namespace) -> tuple[dict[str, str], dict[str, float]]:
+    """Dataset and language, and values by metric."""
+    from clir_jax.config import Evaluate
     from clir_jax.evaluation.retrieval import measure_bm25, measure_saved
     from clir_jax.evaluation.runs import write_run
 
     source = _collection(given)
     # Refused now rather than after the search.
-    metrics = Evaluate(
-        {"collection": source}, metrics=tuple(given.metrics), depth=given.depth
-    ).metrics
+    evaluate = Evaluate(
+        {"collection": source},
+        metrics=tuple(given.metrics or _METRICS),
+        depth=_DEPTH if given.depth is None else given.depth,
+    )
     if given.run_file and not Path(given.run_file).absolute().parent.is_dir():
         raise ValueError(f"--run-file {given.run_file}: there is no such directory; make it first")
     if given.run_file and Path(given.run_file).is_dir():
         raise ValueError(f"--run-file {given.run_file}: that is a directory; write a file's name")
     collection = source.open(".")
     if given.model == "bm25":
-        measured = measure_bm25(collection, metrics, given.depth)
+        measured = measure_bm25(collection, evaluate.metrics, evaluate.depth)
     else:
-        measured = measure_saved(given.model, collection, metrics, given.depth)
+        measured = measure_saved(given.model, collection, evaluate.metrics, evaluate.depth)
     if given.run_file:
         write_run(given.run_file, measured.run, Path(given.model).absolute().name)
-    where = {"dataset": collection.name, "language": collection.language}
-    rows = [
-        {"stage": "", "system": given.model, **where, "metric": metric, "value": value}
-        for metric, value in measured.values.items()
-    ]
-    Console().print(summary_table(rows))
-    return 0
+    return {"dataset": collection.name, "language": collection.language}, measured.values
+
+
+def _of_pairs(given: argparse.Namespace) -> tuple[dict[str, str], dict[str, float]]:
+    """Dataset and language, and values by metric."""
+    from clir_jax.data.collections import BitextPairs
+    from clir_jax.evaluation.bitext import measure_pairs
+    from clir_jax.evaluation.retrieval import load_encoder
+
+    others = ("corpus", "queries", "qrels", "ir_dataset", "metrics", "depth", "run_file")
+    unread = [f"--{o.replace('_', '-')}" for o in others if getattr(given, o) is not None]
+    if unread:
+        raise ValueError(f"--bitext is measured without {unread[0]}; leave it out")
+    if given.model == "bm25":
+        raise ValueError(
+            "--bitext needs a model that encodes sentences, and bm25 does not; name one"
+        )
+    if given.language in (None, "en"):
+        raise ValueError("--language is missing; write the one that --bitext has beside English")
+    if len(given.bitext) > 2:
+        raise ValueError(
+            f"--bitext names {len(given.bitext)} files; write one of pairs or two of lines, and "
+            "put a pattern that names several in quotes"
+        )
+    name = Path(given.bitext[-1]).name
+    english = given.bitext[0] if len(given.bitext) == 2 else None
+    pairs = BitextPairs(given.bitext[-1], given.language, english=english, name=name).open(".")
+    where = {"dataset": pairs.name, "language": pairs.language}
+    return where, measure_pairs(load_encoder(given.model), pairs)
 
 
 def _collection(given: argparse.Namespace) -> Any:
     from clir_jax.data.collections import IRDatasetRetrieval, Retrieval
 
+    language = given.language or "en"
     files = {f"--{name}": getattr(given, name) for name in ("corpus", "queries", "qrels")}
     missing = [option for option, path in files.items() if path is None]
     if given.ir_dataset is None and missing:
@@ -79,10 +127,10 @@ def _collection(given: argparse.Namespace) -> Any:
                 "--ir-dataset brings corpus, queries and judgements; leave out --corpus, "
                 "--queries, --query-column and --qrels"
             )
-        return IRDatasetRetrieval(given.ir_dataset, given.language, name=given.ir_dataset)
+        return IRDatasetRetrieval(given.ir_dataset, language, name=given.ir_dataset)
     name = Path(given.qrels).absolute().parent.name or "collection"
     return Retrieval(
-        given.corpus, given.queries, given.qrels, given.language, given.query_column, name=name
+        given.corpus, given.queries, given.qrels, language, given.query_column, name=name
     )
 
 

@@ -213,7 +213,8 @@ def change(path, value):
         (
             change(["stages", 0, "evaluate", "collections"], []),
             "stages.teacher.evaluate.collections is []; it must be a mapping from text to "
-            "Retrieval or IRDatasetRetrieval or AtlasRetrieval or BitextRetrieval",
+            "Retrieval or IRDatasetRetrieval or AtlasRetrieval or BitextRetrieval or "
+            "BitextPairs",
         ),
         (
             change(["stages", 4, "stages", 0, "source"], {"corpus": "c"}),

@@ -18,10 +18,10 @@ FLOORS = [
     {"data"},
     {"objectives"},
     {"evaluation"},
-    {"config", "config_parts", "config_types", "config_files"},
+    {"config", "config_parts", "config_works", "config_types", "config_files"},
     {"training"},
     {"command"},
-    {"train", "evaluate", "prepare"},
+    {"train", "evaluate", "mine", "prepare"},
 ]
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 

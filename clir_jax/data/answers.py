@@ -98,28 +98,54 @@ class Answers:
         Raises:
           DataError: if a text was never stored, or keeps a position beyond ``width``.
         """
+        rows = self.rows(texts)
         width = 1 if self._one_vector else width
-        rows = self._rows(texts)
+        used = self.widths(rows)
+        if (used > width).any():
+            n = int(np.argmax(used > width))
+            raise DataError(
+                f"{self._directory}: the answer to {_shown(texts[n])} keeps position "
+                f"{used[n] - 1}, and {width} positions were asked for; ask for the length that "
+                "was stored"
+            )
+        return self.read(rows, width)
+
+    def read(self, rows: Int[np.ndarray, " n"], width: int) -> Embeddings:
+        """Read the answers in some rows, in which they were stored.
+
+        Args:
+          rows: n numbers from 0.
+          width: T, at least ``widths(rows)``.
+
+        Returns:
+          As of a call.
+        """
         starts = self._offsets[rows]
         counts = self._offsets[rows + 1] - starts
         row = np.repeat(np.arange(len(rows)), counts)
         first = np.cumsum(counts) - counts
         places = np.arange(len(row)) + np.repeat(starts - first, counts)
         positions = self._positions[places]
-        if (positions >= width).any():
-            n = int(np.argmax(positions >= width))
-            raise DataError(
-                f"{self._directory}: the answer to {_shown(texts[row[n]])} keeps position "
-                f"{positions[n]}, and {width} positions were asked for; ask for the length that "
-                "was stored"
-            )
         vectors = np.zeros((len(rows), width, self._vectors.shape[1]), np.float16)
         mask = np.zeros((len(rows), width), bool)
         vectors[row, positions] = self._vectors[places]
         mask[row, positions] = True
         return Embeddings(*cast(tuple[Array, Array], (vectors, mask)))
 
-    def _rows(self, texts: Sequence[str]) -> Int[np.ndarray, " n"]:
+    def widths(self, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Positions up to the last that is kept, at least 1."""
+        ends = self._offsets[rows + 1]
+        if not len(self._positions):
+            return np.ones(len(rows), np.int64)
+        last = self._positions[np.maximum(ends, 1) - 1].astype(np.int64)
+        return np.where(ends > self._offsets[rows], last, 0) + 1
+
+    def rows(self, texts: Sequence[str]) -> Int[np.ndarray, " n"]:
+        """The rows of texts.
+
+        Raises:
+          DataError: if a text was never stored.
+        """
         wanted = _digests(texts)
         place = np.searchsorted(self._digests, wanted, sorter=self._order)
         rows = np.asarray(self._order[np.minimum(place, len(self) - 1)])

@@ -27,6 +27,7 @@ class Collection:
       queries: their texts.
       qrels: relevance by query id and passage id.
       report: what came of opening it.
+      titles: of the passages, blank where one has none; empty where titles are not known.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Collection:
     queries: list[str]
     qrels: Qrels
     report: Report
+    titles: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,15 +84,17 @@ class Retrieval:
         intake.leave_out("query without a judged passage", len(queries.rows) - len(qrels))
         query_ids = [query for query in queries.rows if query in qrels]
         passage_ids = _sampled(list(corpus.rows), qrels, self.sample)
+        parts = [corpus.parts(corpus.rows[passage]) for passage in passage_ids]
         return Collection(
             name=self.name,
             language=self.language,
             passage_ids=passage_ids,
-            passages=[corpus.text(corpus.rows[passage]) for passage in passage_ids],
+            passages=[passage_text(title, text) for title, text in parts],
             query_ids=query_ids,
             queries=[queries.text(queries.rows[query], self.query_column) for query in query_ids],
             qrels={query: qrels[query] for query in query_ids},
             report=intake.finish(len(query_ids), self.qrels),
+            titles=[title for title, _ in parts],
         )
 
     def files(self) -> tuple[str, ...]:
@@ -283,10 +287,83 @@ class BitextRetrieval:
         return (*self._held_out().files(), *distractors)
 
     def _held_out(self) -> BitextTSV | BitextMoses:
-        options = (self.language, self.hold_out, "held_out", self.on_bad_record)
-        if self.english is None:
-            return BitextTSV(self.path, *options)
-        return BitextMoses(self.english, self.path, *options)
+        return _bitext(self, part="held_out")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Opened translation pairs to be told from all other pairs of their sentences.
+
+    Args:
+      name: for tables.
+      language: of the other side.
+      english: the English sentences, no two alike.
+      other: the sentences in the other language, no two alike.
+      pairs: places in ``other`` and ``english`` of every pair, no two alike.
+      report: what came of opening it.
+    """
+
+    name: str
+    language: str
+    english: list[str]
+    other: list[str]
+    pairs: list[tuple[int, int]]
+    report: Report
+
+
+@dataclasses.dataclass(frozen=True)
+class BitextPairs:
+    """Bitext as an evaluation set of pairs: accuracy both ways and F1, see ``evaluation.bitext``.
+
+    Args:
+      path: bitext, as ``BitextTSV`` takes it; or, with ``english``, the file in the other language.
+      language: of the other side.
+      hold_out: read the pairs that ``BitextTSV`` with this ``hold_out`` leaves out of training; 0
+        reads all.
+      limit: read at most so many pairs, a fixed random choice; None reads all.
+      name, on_bad_record, english: as ``BitextRetrieval`` takes them.
+    """
+
+    path: str
+    language: str
+    hold_out: int = 0
+    limit: int | None = None
+    name: str = "bitext"
+    on_bad_record: str = "error"
+    english: str | None = None
+
+    def __post_init__(self) -> None:
+        self._source()  # refuses what is out of range
+
+    def open(self, data_root: str) -> Pairs:
+        """Read and check all files.
+
+        Raises:
+          DataError: if a file cannot be read or holds a bad record, or ``hold_out`` cannot be met.
+        """
+        opened = self._source().open(data_root)
+        read = [opened[i] for i in range(len(opened))]
+        english = {text: n for n, text in enumerate(dict.fromkeys(pair.english for pair in read))}
+        other = {text: n for n, text in enumerate(dict.fromkeys(pair.other for pair in read))}
+        pairs = dict.fromkeys((other[pair.other], english[pair.english]) for pair in read)
+        return Pairs(
+            self.name, self.language, list(english), list(other), list(pairs), opened.report
+        )
+
+    def files(self) -> tuple[str, ...]:
+        """The files it reads."""
+        return self._source().files()
+
+    def _source(self) -> BitextTSV | BitextMoses:
+        part = "held_out" if self.hold_out else "train"
+        return dataclasses.replace(_bitext(self, part), limit=self.limit)
+
+
+def _bitext(which: BitextRetrieval | BitextPairs, part: str) -> BitextTSV | BitextMoses:
+    options = (which.language, which.hold_out, part, which.on_bad_record)
+    if which.english is None:
+        return BitextTSV(which.path, *options)
+    return BitextMoses(which.english, which.path, *options)
 
 
 def _named(what: str, texts: Iterable[str]) -> dict[str, str]:

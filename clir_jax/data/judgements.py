@@ -45,9 +45,13 @@ class Corpus:
 
     def text(self, row: int) -> str:
         """The passage at ``row``, with its title."""
+        return passage_text(*self.parts(row))
+
+    def parts(self, row: int) -> tuple[str, str]:
+        """The title, which may be blank, and the text of the passage at ``row``."""
         found = parse_object(self._table, row, {}, (), Intake())
         assert found is not None  # the row was parsed when the corpus was opened
-        return passage_text(found.get("title", ""), found["text"])
+        return found.get("title", ""), found["text"]
 
 
 class Queries:

@@ -68,13 +68,54 @@ def bm25_run(
         raise ValueError(f"bm25: k is {k}; ask for at least 1 passage a query")
     _check_ids("corpus", corpus_ids)
     _check_ids("query", query_ids)
-    index, vocabulary = _index(_tokens("corpus", corpus_ids, corpus_texts), k1, b)
+    index = BM25(_counted("corpus", corpus_ids, corpus_texts), k1, b)
     run = {}
-    for query, tokens in zip(query_ids, _tokens("query", query_ids, query_texts), strict=True):
-        known = [vocabulary[token] for token in tokens if token in vocabulary]
-        scores = index.get_scores_from_ids(known)
-        run[query] = [(corpus_ids[row], float(scores[row])) for row in _best(scores, k)]
+    for query, text in zip(query_ids, _counted("query", query_ids, query_texts), strict=True):
+        scores = index.scores(text)
+        run[query] = [(corpus_ids[row], float(scores[row])) for row in best(scores, k)]
     return run
+
+
+class BM25:
+    """An index of passages.
+
+    It holds 8 bytes a distinct token of each passage; texts are read once and not kept.
+
+    Args:
+      passages: P texts.
+      k1: how soon repeated tokens stop counting.
+      b: how much long passages are discounted, from 0 to 1.
+
+    Raises:
+      ValueError: if the passages hold no token.
+    """
+
+    def __init__(self, passages: Iterable[str], k1: float = 1.2, b: float = 0.75) -> None:
+        self._index, self._vocabulary = _index(map(words, passages), k1, b)
+
+    def scores(self, query: str) -> Float[np.ndarray, " P"]:
+        """The score of every passage; 0 for those without a token of the query."""
+        known = [self._vocabulary[token] for token in words(query) if token in self._vocabulary]
+        scores: Float[np.ndarray, " P"] = self._index.get_scores_from_ids(known)
+        return scores
+
+
+def words(text: str) -> list[str]:
+    """The tokens of a text, in lower case.
+
+    Example:
+      >>> words("A red fox.")
+      ['a', 'red', 'fox']
+    """
+    return _word().findall(text.lower())
+
+
+def best(scores: Float[np.ndarray, " P"], k: int) -> Int[np.ndarray, " n"]:
+    """The rows of the ``k`` highest scores above 0, the smaller row first where they are equal."""
+    rows = np.flatnonzero(scores > 0)
+    if len(rows) > k:
+        rows = rows[scores[rows] >= np.partition(scores[rows], -k)[-k]]
+    return rows[np.argsort(-scores[rows], kind="stable")[:k]]
 
 
 def _index(texts: Iterable[list[str]], k1: float, b: float) -> tuple[Any, dict[str, int]]:
@@ -97,14 +138,6 @@ def _index(texts: Iterable[list[str]], k1: float, b: float) -> tuple[Any, dict[s
     return index, vocabulary
 
 
-def _best(scores: Float[np.ndarray, " P"], k: int) -> Int[np.ndarray, " k"]:
-    """The ``k`` highest positive scores' rows, the smaller row first where scores are equal."""
-    rows = np.flatnonzero(scores > 0)
-    if len(rows) > k:
-        rows = rows[scores[rows] >= np.partition(scores[rows], -k)[-k]]
-    return rows[np.argsort(-scores[rows], kind="stable")[:k]]
-
-
 @functools.cache
 def _word() -> re.Pattern[str]:
     every = map(chr, range(sys.maxunicode + 1))
@@ -112,11 +145,11 @@ def _word() -> re.Pattern[str]:
     return re.compile(rf"[\w{marks}]+")
 
 
-def _tokens(what: str, ids: Sequence[str], texts: Iterable[str]) -> Iterator[list[str]]:
+def _counted(what: str, ids: Sequence[str], texts: Iterable[str]) -> Iterator[str]:
     count = 0
     for text in texts:
         count += 1
-        yield _word().findall(text.lower())
+        yield text
     if count != len(ids):
         raise ValueError(
             f"bm25: {len(ids)} {what} ids and {count} {what} texts; give one text for each id"

@@ -10,6 +10,9 @@ import ir_measures
 
 from clir_jax.evaluation.runs import Qrels, Run, ranked
 
+BITEXT_METRICS = ("accuracy xx->en", "accuracy en->xx", "margin F1")
+"""What ``evaluation.bitext`` measures of translation pairs."""
+
 _log = logging.getLogger(__name__)
 
 # Names in other tools that do not resemble those of ir-measures.

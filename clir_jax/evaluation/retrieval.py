@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import rich.progress
 from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import Float, Int
 
 from clir_jax.data.collections import Collection
 from clir_jax.data.tokenization import RequestTokenizer
@@ -235,6 +236,22 @@ def measure_bm25(collection: Collection, metrics: Sequence[str], depth: int) -> 
     return Measured(dict(evaluate_queries(c.qrels, run, metrics).values), run)
 
 
+def load_encoder(model: str) -> TextEncoder:
+    """Load a retriever on all devices.
+
+    Args:
+      model: a run's directory, a retriever's directory or a name as for ``hub.resolve``.
+    """
+    mesh = make_mesh()
+    return TextEncoder.of(on_mesh(load_retriever(saved_at(model)), mesh), mesh)
+
+
+def saved_at(model: str) -> str:
+    """Where the model of a run is; any other name as it is."""
+    of_run = Path(model) / "model"
+    return str(of_run) if of_run.is_dir() else model
+
+
 def measure_saved(
     model: str, collection: Collection, metrics: Sequence[str], depth: int
 ) -> Measured:
@@ -249,10 +266,7 @@ def measure_saved(
     Returns:
       Values and run.
     """
-    of_run = Path(model) / "model"
-    mesh = make_mesh()
-    loaded = load_retriever(of_run if of_run.is_dir() else model)
-    encoder = TextEncoder.of(on_mesh(loaded, mesh), mesh)
+    encoder = load_encoder(model)
     with rich.progress.Progress(transient=True) as bar:
         task = bar.add_task("passages", total=len(collection.passages))
         told = measure(
@@ -265,6 +279,40 @@ def _report(progress: Progress, before: int, total: int, done: int) -> None:
     progress(before + done, total)
 
 
+def nearest(
+    queries: Embeddings,
+    blocks: Iterable[Block],
+    depth: int,
+    mesh: Mesh,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[Float[np.ndarray, "Q k"], Int[np.ndarray, "Q k"]]:
+    """Search passages that come in blocks, with their places, as ``TextEncoder`` gives them.
+
+    Args:
+      queries: ``[Q, T, E]``.
+      blocks: of the passages.
+      depth: passages wanted a query.
+      mesh: where scores are computed.
+      progress: called with the number of passages that have come.
+
+    Returns:
+      Falling scores, and the places of their passages; equal scores in order of arrival.
+    """
+    places: list[np.ndarray] = []
+
+    def arriving() -> Iterator[Embeddings]:
+        done = 0
+        for rows, block in blocks:
+            places.append(rows)
+            done += len(rows)
+            progress(done)
+            yield block
+
+    with jax.set_mesh(mesh):
+        scores, arrivals = top_k(queries, arriving(), depth)
+    return scores, np.concatenate(places)[arrivals]
+
+
 def _search(
     encoder: TextEncoder,
     collections: Sequence[Collection],
@@ -274,19 +322,8 @@ def _search(
     """The runs of collections that share their passages."""
     first = collections[0]
     queries = encoder.queries([text for c in collections for text in c.queries])
-    places: list[np.ndarray] = []
-
-    def blocks() -> Iterator[Embeddings]:
-        done = 0
-        for rows, block in encoder.passages(first.passages):
-            places.append(rows)
-            done += len(rows)
-            progress(done)
-            yield block
-
-    with jax.set_mesh(encoder.mesh):
-        scores, arrivals = top_k(queries, blocks(), depth)
-    rows = np.concatenate(places)[arrivals]
+    blocks = encoder.passages(first.passages)
+    scores, rows = nearest(queries, blocks, depth, encoder.mesh, progress)
     ids = iter(range(len(rows)))
     return [
         {

@@ -10,7 +10,8 @@ import jax
 from jax.sharding import Mesh
 
 from clir_jax.config import Evaluate, Run, Stage
-from clir_jax.evaluation.metrics import metric_name
+from clir_jax.data.collections import Collection, Pairs
+from clir_jax.evaluation.bitext import measure_pairs
 from clir_jax.evaluation.retrieval import Kept, Measured, TextEncoder, measure, measure_bm25
 from clir_jax.evaluation.runs import write_run
 from clir_jax.files import read_json, write_json
@@ -53,12 +54,15 @@ class StageEvaluation:
         if stage.evaluate is not None:
             self._evaluate: Evaluate = stage.evaluate
             self._directory.mkdir(parents=True, exist_ok=True)
-            self._collections = {
+            self._opened = {
                 name: collection.open(run.data_root)
                 for name, collection in stage.evaluate.collections.items()
             }
-            for name, opened in self._collections.items():
+            for name, opened in self._opened.items():
                 log.opened(f"{label}: evaluation of {name}", opened.report)
+            opened_all = self._opened.items()
+            self._pairs = {n: c for n, c in opened_all if isinstance(c, Pairs)}
+            self._retrieval = {n: c for n, c in opened_all if isinstance(c, Collection)}
 
     def baselines(self, params: Any) -> None:
         """Measure the systems to compare with, before training; an earlier attempt may have."""
@@ -67,7 +71,8 @@ class StageEvaluation:
         rows: list[dict[str, Any]] = []
         for system in self._evaluate.baselines:
             for name, measured in self._baseline(system, params).items():
-                self._log.say(self._sentence(name, measured))
+                if measured:
+                    self._log.say(self._sentence(name, measured))
                 rows += self._rows(name, measured)
         self._write(_BASELINES, rows)
 
@@ -79,8 +84,7 @@ class StageEvaluation:
             for name, result in measured.items()
             for metric, value in result.values.items()
         }
-        metric, name = self._evaluate.selection.split(" ", 1)
-        selection = f"{metric_name(metric)} {name}"
+        selection = self._evaluate.selection
         self._log.evaluation(step, values, selection)
         self._write(f"{step:07d}", self._rows("student", measured))
         return values[selection]
@@ -105,7 +109,7 @@ class StageEvaluation:
 
     def _bm25(self) -> dict[str, Measured]:
         measured = {}
-        for name, collection in self._collections.items():
+        for name, collection in self._retrieval.items():
             self._log.passages(f"bm25 {name}", 0, len(collection.passages))
             measured[name] = measure_bm25(collection, self._evaluate.metrics, self._evaluate.depth)
             self._write_run(f"bm25-{name}", measured[name].run, "bm25")
@@ -119,10 +123,12 @@ class StageEvaluation:
         )
         evaluate = self._evaluate
         progress = functools.partial(self._log.passages, system)
-        measured = measure(encoder, self._collections, evaluate.metrics, evaluate.depth, progress)
+        measured = measure(encoder, self._retrieval, evaluate.metrics, evaluate.depth, progress)
         for name, result in measured.items():
             self._write_run(f"{label}-{name}", result.run, system)
-        return measured
+        for name, pairs in self._pairs.items():
+            measured[name] = Measured(measure_pairs(encoder, pairs, progress), {})
+        return {name: measured[name] for name in self._opened}
 
     def _frozen(self, model: LoadedRetriever) -> TextEncoder | None:
         """The encoder of the stage's frozen passages, if they are the model's passages too."""
@@ -137,7 +143,7 @@ class StageEvaluation:
                 "stage": self._label,
                 "system": system,
                 "dataset": name,
-                "language": self._collections[name].language,
+                "language": self._opened[name].language,
                 "metric": metric,
                 "value": value,
             }
@@ -146,9 +152,12 @@ class StageEvaluation:
         ]
 
     def _sentence(self, system: str, measured: Mapping[str, Measured]) -> str:
-        metric = metric_name(self._evaluate.metrics[0])
-        figures = "  ".join(f"{name} {m.values[metric]:.3f}" for name, m in measured.items())
-        return f"{self._label}: {system}  {metric}  {figures}"
+        told: dict[str, list[str]] = {}
+        for name, result in measured.items():
+            metric, value = next(iter(result.values.items()))
+            told.setdefault(metric, []).append(f"{name} {value:.3f}")
+        figures = "  ".join(f"{metric}  {'  '.join(values)}" for metric, values in told.items())
+        return f"{self._label}: {system}  {figures}"
 
     def _write_run(self, label: str, run: Any, tag: str) -> None:
         if jax.process_index() == 0:

@@ -1,0 +1,177 @@
+"""Works: what writes an artifact that later stages read."""
+
+import dataclasses
+import math
+from typing import Literal
+
+from clir_jax.config_parts import Collection, FromStage, Source
+from clir_jax.config_types import Checked, require, require_name
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work(Checked):
+    """What writes the artifact ``name``."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_name(self.name, "work")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine(_Work):
+    r"""Write ``source`` with hard negatives: passages that ``model`` ranks high.
+
+    Of the ranks after ``skip`` up to ``depth``, the filters leave out passages that may be relevant
+    after all; ``negatives`` of the rest are kept. With :math:`s^+` the score of the positive that
+    scores lowest, a negative's score :math:`s` satisfies
+
+    .. math::
+      s \le s^+ - \mathtt{margin}, \qquad
+      s \le s^+ - (1 - \mathtt{max\_relative}) |s^+|
+
+    where these are given. ``hard`` and ``semi_hard`` count what triplets are made of: hard is
+    :math:`s > s^+`, semi-hard :math:`s^+ > s > s^+ - \mathtt{semi\_hard\_margin}`.
+
+    Args:
+      name: of the artifact.
+      model: the retriever that searches, or ``"bm25"``.
+      source: rankings; passages known to be relevant are never negatives.
+      corpus: whose passages are searched.
+      negatives: kept a question.
+      depth: passages looked at.
+      skip: of them, the first so many ranks are passed over.
+      sampling: ``"random"`` draws from what the filters leave, ``"top"`` takes the first.
+      query_language: the questions are searched in; empty for the source's own language.
+      margin: absolute, in the model's scores; None for none.
+      max_relative: of the positive's score, .95 for instance; None for no limit.
+      hard: how many negatives may be hard. With ``semi_hard``, it makes up ``negatives``.
+      semi_hard: how many may be semi-hard.
+      semi_hard_margin: the margin of the triplet loss.
+      duplicates: leave out passages whose words are so much alike to a known positive's: the
+        Jaccard index of the sets of words, without case and punctuation; 1 is the same words. None
+        compares nothing. (Chinese, Japanese and Thai have a clause for a word.)
+      other_documents: leave out passages of a positive's document, which are those with its title.
+      judge: a retriever, or ``"bm25"``, that leaves out what it scores above
+        ``judge_max_relative`` of its score of the positive; None for no judge.
+      judge_max_relative: as ``max_relative``.
+      judge_language: that the judge reads questions in; empty for ``query_language``.
+      drop_empty: leave out records without any negative; they are kept otherwise.
+
+    Example:
+      CL-ReLKT's step 1 searches with the English question and passes the first rank over; its step
+      2 walks the whole corpus by falling score, and drops what has no negative:
+
+      >>> from clir_jax.data.sources import Atlas
+      >>> asked, corpus = Atlas("ranking", "sw"), Atlas("text", "en")
+      >>> first = Mine("first", "bm25", asked, corpus, negatives=3, skip=1, sampling="top",
+      ...     query_language="en", other_documents=True)
+      >>> second = Mine("second", FromStage("warm"), asked, corpus, negatives=5, depth=2000,
+      ...     sampling="top", hard=2, semi_hard=3, semi_hard_margin=0.27, other_documents=True,
+      ...     drop_empty=True)
+
+    References:
+      Moreira et al., NV-Retriever: Improving text embedding models with effective hard-negative
+      mining, 2024, arXiv:2407.15831 (margins relative to the positive); Limkonchotiwat et al.,
+      CL-ReLKT: Cross-lingual Language Knowledge Transfer for Multilingual Retrieval Question
+      Answering, Findings of NAACL 2022.
+    """
+
+    model: str | FromStage
+    source: Source
+    corpus: Source | Collection
+    negatives: int = 8
+    depth: int = 100
+    skip: int = 0
+    sampling: Literal["random", "top"] = "random"
+    query_language: str = ""
+    margin: float | None = None
+    max_relative: float | None = None
+    hard: int = 0
+    semi_hard: int = 0
+    semi_hard_margin: float | None = None
+    duplicates: float | None = None
+    other_documents: bool = False
+    judge: str | FromStage | None = None
+    judge_max_relative: float = 0.95
+    judge_language: str = ""
+    drop_empty: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        where = f"work {self.name}"
+        require(self.skip >= 0, f"{where}: skip", self.skip, "at least 0")
+        enough = 1 <= self.negatives <= self.depth - self.skip
+        wanted = "from 1 to depth - skip" if self.skip else "from 1 to depth"
+        require(enough, f"{where}: negatives", self.negatives, wanted)
+        holds = self.margin is None or 0 <= self.margin < math.inf
+        require(holds, f"{where}: margin", self.margin, "a finite number of at least 0, or None")
+        for name in ("max_relative", "duplicates"):
+            value = getattr(self, name)
+            holds = value is None or 0 < value <= 1
+            require(holds, f"{where}: {name}", value, "above 0 and at most 1, or None")
+        value = self.judge_max_relative
+        require(0 < value < math.inf, f"{where}: judge_max_relative", value, "above 0 and finite")
+        self._check_kinds(where)
+
+    def _check_kinds(self, where: str) -> None:
+        for name in ("hard", "semi_hard"):
+            require(getattr(self, name) >= 0, f"{where}: {name}", getattr(self, name), "at least 0")
+        kinds, margin = self.hard + self.semi_hard, self.semi_hard_margin
+        if kinds and kinds != self.negatives:
+            raise ValueError(
+                f"{where}: negatives is {self.negatives}, and hard + semi_hard is {kinds}; set "
+                f"negatives to {kinds}"
+            )
+        if (margin is not None) != (self.semi_hard > 0):
+            raise ValueError(
+                f"{where}: semi_hard is {self.semi_hard} and semi_hard_margin {margin}; give both, "
+                "or neither"
+            )
+        holds = margin is None or 0 < margin < math.inf
+        require(holds, f"{where}: semi_hard_margin", margin, "a finite number above 0")
+        if self.hard and (self.margin is not None or self.max_relative is not None):
+            raise ValueError(
+                f"{where}: hard negatives score above the positive, which margin and max_relative "
+                "leave out; set hard to 0, or both of these to None"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Score(_Work):
+    """Write ``source`` with ``model``'s scores of the passages of every record."""
+
+    model: str | FromStage
+    source: Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate(_Work):
+    """Write ``each`` questions in each of ``languages`` for every passage of ``corpus``."""
+
+    model: str | FromStage
+    corpus: Source | Collection
+    languages: tuple[str, ...]
+    each: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.languages), f"work {self.name}: languages", (), "at least one language")
+        require(self.each >= 1, f"work {self.name}: each", self.each, "at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodeTeacher(_Work):
+    """Write what ``teacher`` will answer to ``task`` of the later ``stage``, which then reads it.
+
+    The results are those without this work; it saves the teacher's time where a stage reads its
+    data more than once.
+    """
+
+    stage: str
+    task: str
+    teacher: str = "teacher"
+
+
+Work = Mine | Score | Generate | EncodeTeacher
