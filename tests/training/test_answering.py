@@ -37,7 +37,7 @@ ASKS = {
     "english": Ask(EncodeQuery, ("ranking.query.en",), content=True),
     "passages": Ask(EncodePassage, ("ranking.passages",), length=20),
     "other": Ask(EncodePassage, ("ranking.passages",), model="nobody"),
-    "pairs": Ask(EncodePassage, ("bitext.english",), length=9),
+    "pairs": Ask(EncodePassage, ("bitext.english",), length=9, layer=1),
 }
 
 
@@ -120,7 +120,8 @@ def test_answers_are_those_of_the_model_in_float16(tmp_path, spec, sizes, small_
         assert len(stored) == len(set(texts)), "each text is stored once"
         width = ask.length or (12 if ask.kind is EncodeQuery else 40)
         found = stored(texts, width)
-        direct = by_hand(model, ask.kind, texts, content=ask.content, length=ask.length)
+        how = {"layer": ask.layer, "content": ask.content, "length": ask.length}
+        direct = by_hand(model, ask.kind, texts, **how)
         for vectors, mask, (expected, kept) in zip(found.vectors, found.mask, direct, strict=True):
             assert mask.tolist() == kept.tolist()
             rounded = np.where(kept[:, None], expected, 0).astype(np.float16)

@@ -76,11 +76,11 @@ def retriever(spec=LATE, mesh=None):
     return LoadedRetriever(spec, config, graphdef, params, tokenizer, punctuation_ids(tokenizer))
 
 
-def by_hand(model, kind, texts, **how):
+def by_hand(model, kind, texts, layer=None, **how):
     """The vectors of each text, and which are kept: the model asked about it alone."""
     tokenizer = RequestTokenizer(model.tokenizer, model.spec, skiplist=model.skiplist)
     params = jax.device_put(jax.device_get(model.params), jax.devices()[0])
-    asked = jax.jit(lambda params, request: nnx.merge(model.graphdef, params)(request))
+    asked = jax.jit(lambda params, request: nnx.merge(model.graphdef, params)(request, layer=layer))
     for text in texts:
         out = jax.device_get(asked(params, tokenizer.tokenize(kind, [text], **how)))
         yield out.vectors[0], out.mask[0]
