@@ -16,13 +16,14 @@ from clir_jax.data.collections import (
     Retrieval,
 )
 from clir_jax.data.dpr import DPRJSON
+from clir_jax.data.gold_alignment import GoldAlignment
 from clir_jax.data.hub_datasets import HubDataset
 from clir_jax.data.ir import IRDataset
 from clir_jax.data.languages import InLanguages
 from clir_jax.data.rankings import Beir, RankingJSONL, TriplesTSV
 from clir_jax.data.sources import Atlas, Mixture, TextLines
 from clir_jax.data.tfds import TFDS
-from clir_jax.evaluation.metrics import BITEXT_METRICS, metric_name
+from clir_jax.evaluation.metrics import ALIGNMENT_METRICS, BITEXT_METRICS, metric_name
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.retriever import Dense, LateInteraction
 
@@ -78,6 +79,11 @@ Source = (
 )
 Collection = Retrieval | IRDatasetRetrieval | AtlasRetrieval | BitextRetrieval
 Model = Dense | LateInteraction
+# What is not retrieval has metrics of its own.
+_METRICS_OF: Mapping[type, tuple[str, ...]] = {
+    BitextPairs: BITEXT_METRICS,
+    GoldAlignment: ALIGNMENT_METRICS,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +232,8 @@ class Evaluate(Checked):
       every_seconds: seconds of training between evaluations, besides; None counts steps only. What
         the clock decides is not repeated to the bit by another run.
       metrics: of retrieval, in ir-measures' spelling; its aliases are replaced, ``"MRR@10"`` by
-        ``"RR@10"``. ``BitextPairs`` have metrics of their own, ``metrics.BITEXT_METRICS``.
+        ``"RR@10"``. ``BitextPairs`` and ``GoldAlignment`` have metrics of their own, those named
+        in ``evaluation.metrics``.
       best: ``"metric collection"``, as ``"nDCG@10 sw"``; higher is better. Empty takes the first
         metric of the first collection.
       baselines: systems measured once before training: ``"bm25"``, ``"teacher"`` (every teacher of
@@ -234,7 +241,7 @@ class Evaluate(Checked):
       depth: passages kept a query.
     """
 
-    collections: Mapping[str, Collection | BitextPairs]
+    collections: Mapping[str, Collection | BitextPairs | GoldAlignment]
     every: int = 0
     every_seconds: float | None = None
     metrics: tuple[str, ...] = ("nDCG@10", "RR@10", "R@100")
@@ -263,8 +270,13 @@ class Evaluate(Checked):
         object.__setattr__(self, "metrics", metrics)
         metric, _, name = self.best.rpartition(" ")
         choices = [f"{metric} {name}" for name in self.collections for metric in self._of(name)]
-        if name in self.collections and not self._paired(name):
+        if name in self.collections and self._of(name) is self.metrics:
             object.__setattr__(self, "best", f"{metric_name(metric)} {name}")
+        if metric == "AER" and self.best in choices:
+            raise ValueError(
+                f"evaluate: best is {self.best!r}, whose lowest value is best, and the checkpoint "
+                f"of the highest is kept; write {f'F1 {name}'!r}"
+            )
         if self.selection not in choices:
             raise ValueError(
                 f"evaluate: best is {self.best!r}; write one of {', '.join(map(repr, choices))}"
@@ -283,10 +295,7 @@ class Evaluate(Checked):
 
     def _of(self, name: str) -> tuple[str, ...]:
         """The metrics of a collection."""
-        return BITEXT_METRICS if self._paired(name) else self.metrics
-
-    def _paired(self, name: str) -> bool:
-        return isinstance(self.collections[name], BitextPairs)
+        return _METRICS_OF.get(type(self.collections[name]), self.metrics)
 
 
 @dataclasses.dataclass(frozen=True)

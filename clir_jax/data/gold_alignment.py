@@ -50,12 +50,19 @@ class OpenedGold:
     """Opened gold alignments.
 
     Args:
+      options: what was opened.
       pairs: the sentence pairs.
       report: what came of opening them; words linked to nothing are counted too.
     """
 
+    options: "GoldAlignment"
     pairs: list[GoldPair]
     report: Report
+
+    @property
+    def language(self) -> str:
+        """For the table."""
+        return self.options.language
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +127,7 @@ class GoldAlignment:
                 f"{self.path}: no link is sure, and recall is of sure links; write those that are "
                 'under "sure", or with - in the place of p'
             )
-        return OpenedGold(pairs, report)
+        return OpenedGold(self, pairs, report)
 
     def files(self) -> tuple[str, ...]:
         """The files it reads."""

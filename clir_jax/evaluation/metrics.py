@@ -13,6 +13,9 @@ from clir_jax.evaluation.runs import Qrels, Run, ranked
 BITEXT_METRICS = ("accuracy xx->en", "accuracy en->xx", "margin F1")
 """What ``evaluation.bitext`` measures of translation pairs."""
 
+ALIGNMENT_METRICS = ("F1", "precision", "recall", "AER")
+"""What ``evaluation.alignment`` measures of word alignments; of AER, the lowest is best."""
+
 _log = logging.getLogger(__name__)
 
 # Names in other tools that do not resemble those of ir-measures.

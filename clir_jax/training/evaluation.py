@@ -11,6 +11,8 @@ from jax.sharding import Mesh
 
 from clir_jax.config import Evaluate, Run, Stage
 from clir_jax.data.collections import Collection, Pairs
+from clir_jax.data.gold_alignment import OpenedGold
+from clir_jax.evaluation.alignment import WordAligner, measure_gold
 from clir_jax.evaluation.bitext import measure_pairs
 from clir_jax.evaluation.retrieval import Kept, Measured, TextEncoder, measure, measure_bm25
 from clir_jax.evaluation.runs import write_run
@@ -63,6 +65,9 @@ class StageEvaluation:
             opened_all = self._opened.items()
             self._pairs = {n: c for n, c in opened_all if isinstance(c, Pairs)}
             self._retrieval = {n: c for n, c in opened_all if isinstance(c, Collection)}
+            self._gold = {n: c for n, c in opened_all if isinstance(c, OpenedGold)}
+            for gold in self._gold.values():  # refused now rather than after the first steps
+                WordAligner.of(self._student, gold.options.layer, mesh)
 
     def baselines(self, params: Any) -> None:
         """Measure the systems to compare with, before training; an earlier attempt may have."""
@@ -118,9 +123,9 @@ class StageEvaluation:
     def _run(
         self, model: LoadedRetriever, params: Any, system: str, label: str
     ) -> dict[str, Measured]:
-        encoder = TextEncoder.of(
-            dataclasses.replace(model, params=params), self._mesh, self._frozen(model)
-        )
+        frozen = self._frozen(model)
+        model = dataclasses.replace(model, params=params)
+        encoder = TextEncoder.of(model, self._mesh, frozen)
         evaluate = self._evaluate
         progress = functools.partial(self._log.passages, system)
         measured = measure(encoder, self._retrieval, evaluate.metrics, evaluate.depth, progress)
@@ -128,6 +133,8 @@ class StageEvaluation:
             self._write_run(f"{label}-{name}", result.run, system)
         for name, pairs in self._pairs.items():
             measured[name] = Measured(measure_pairs(encoder, pairs, progress), {})
+        for name, gold in self._gold.items():
+            measured[name] = Measured(measure_gold(model, gold, self._mesh), {})
         return {name: measured[name] for name in self._opened}
 
     def _frozen(self, model: LoadedRetriever) -> TextEncoder | None:
