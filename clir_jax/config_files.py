@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clir_jax import objectives
-from clir_jax.config import Run
+from clir_jax.config import Run, Work
 from clir_jax.config_types import fits, is_mapping, options, shown, spelled
 
 _TYPE = "type"
@@ -97,8 +97,8 @@ def set_values(run: Run, assignments: Sequence[str]) -> Run:
     return changed
 
 
-def to_json(run: Run) -> str:
-    """The whole configuration as JSON, in the order of its fields."""
+def to_json(run: Run | Work) -> str:
+    """A whole configuration, or a work of it, as JSON, in the order of its fields."""
     return json.dumps(_plain(run), indent=2, ensure_ascii=False) + "\n"
 
 

@@ -48,6 +48,7 @@ def encode_teacher(work: EncodeTeacher, place: Workplace) -> str:
       ConfigError: if the teacher is asked about pairs of texts.
       DataError: if float16 cannot hold an answer.
     """
+    assert place.run is not None  # it alone knows the stage
     stage, task = place.run.encoded_for(work)
     asks = task.asks(work.teacher)
     for name, ask in asks.items():

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clir_jax import config_files
-from clir_jax.config import Artifact, Collection, FromStage, Mine, Run, Score, Source, Stage, Work
+from clir_jax.config import Artifact, Collection, FromStage, Run, Source, Stage, Work
 from clir_jax.data.collections import Collection as OpenedCollection
 from clir_jax.data.rankings import RankingJSONL
 from clir_jax.data.reading import DataError, find_files
@@ -30,7 +30,7 @@ from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.requests import Embeddings
 
 FORMAT = 1
-_ABOUT, _RECORDS = "about.json", "records.jsonl"
+_ABOUT, RECORDS = "about.json", "records.jsonl"
 _SAMPLED = 1000
 
 
@@ -39,7 +39,7 @@ class Workplace:
     """What a work needs besides itself.
 
     Args:
-      run: the run it belongs to.
+      run: the run it belongs to; None where a command carries out a single work.
       mesh: where models compute.
       seed: of what is chosen by chance; another in every round.
       directory: of the artifact; nothing else is there.
@@ -52,7 +52,7 @@ class Workplace:
       artifact_print: the content hash of an artifact of the run, by its name.
     """
 
-    run: Run
+    run: Run | None
     mesh: Mesh
     seed: int
     directory: Path
@@ -62,6 +62,11 @@ class Workplace:
     load_model: Callable[[str | FromStage, Stage | None], LoadedRetriever]
     model_directory: Callable[[str | FromStage], Path]
     artifact_print: Callable[[str], str]
+
+    @property
+    def data_root(self) -> str:
+        """The folder that relative paths of data start from."""
+        return "." if self.run is None else self.run.data_root
 
     def encoder(self, name: str | FromStage) -> TextEncoder:
         """Load a model that takes text."""
@@ -87,7 +92,7 @@ class Workplace:
         return records
 
 
-def check_finite(work: Mine | Score, told: Embeddings) -> Embeddings:
+def check_finite(work: Work, model: str | FromStage, told: Embeddings) -> Embeddings:
     """Refuse a broken model's answers here: in a maximum over tokens, a NaN may go unseen.
 
     Raises:
@@ -95,7 +100,7 @@ def check_finite(work: Mine | Score, told: Embeddings) -> Embeddings:
     """
     if not np.isfinite(told.vectors).all():
         raise DataError(
-            f"work {work.name}: the model {work.model!r} answers with numbers that are not finite; "
+            f"work {work.name}: the model {model!r} answers with numbers that are not finite; "
             "look for where its training went wrong, or name another"
         )
     return told
@@ -124,7 +129,7 @@ def ensure(
       The hash of the content.
     """
     directory = place.directory
-    fresh = {"format": FORMAT, "settings": _settings(work, place.run), "inputs": dict(inputs)}
+    fresh = {"format": FORMAT, "settings": _settings(work), "inputs": dict(inputs)}
     about, reason = _look(directory, fresh)
     if about is not None and "content" in about:
         return str(about["content"])
@@ -150,7 +155,7 @@ def records_source(directory: Path) -> RankingJSONL:
       DataError: if they are not written yet, or not all of them.
     """
     language = _whole(directory)["facts"]["language"]
-    return RankingJSONL(str(directory.absolute() / _RECORDS), language)
+    return RankingJSONL(str(directory.absolute() / RECORDS), language)
 
 
 def content_print(directory: Path) -> str:
@@ -182,7 +187,7 @@ def write_rankings(
         None) of each.
       progress: told the records that are done.
     """
-    language, total, path = records.languages[0], len(records), directory / _RECORDS
+    language, total, path = records.languages[0], len(records), directory / RECORDS
     for start in range(_cut(path, total, block), total, block):
         progress(start, total)
         rows = range(start, min(start + block, total))
@@ -198,7 +203,7 @@ def write_rankings(
 
 def written_lines(directory: Path) -> Iterator[dict[str, Any]]:
     """The objects that ``write_rankings`` has written."""
-    with open(directory / _RECORDS, encoding="utf-8") as file:
+    with open(directory / RECORDS, encoding="utf-8") as file:
         yield from map(json.loads, file)
 
 
@@ -222,8 +227,8 @@ def source_print(source: Source | Collection, place: Workplace) -> str:
         parts: list[Any] = list(source.sources)
         return _digest([repr(source), *(source_print(part, place) for part in parts)])
     if hasattr(source, "files"):
-        root = place.run.data_root
-        found = [_file_print(file) for p in source.files() for _, file in find_files(root, p)]
+        files = (found for p in source.files() for found in find_files(place.data_root, p))
+        found = [_file_print(file) for _, file in files]
     else:
         opened = place.open_source(source)
         whole = isinstance(opened, OpenedCollection)
@@ -238,11 +243,10 @@ def _sample(records: Records | Sequence[str]) -> list[str]:
     return [str(len(records)), *(repr(records[int(row)]) for row in rows)]
 
 
-def _settings(work: Work, run: Run) -> dict[str, Any]:
+def _settings(work: Work) -> dict[str, Any]:
     """The work as ``config.json`` has it."""
-    steps = json.loads(config_files.to_json(run))["stages"]
-    inner = (one for step in steps for one in step.get("stages", [step]))
-    return next(one for one in inner if one["name"] == work.name)
+    settings: dict[str, Any] = json.loads(config_files.to_json(work))
+    return settings
 
 
 def _whole(directory: Path) -> dict[str, Any]:

@@ -1,22 +1,20 @@
 """``Mine``: rankings with hard negatives, which a retriever ranks high and nobody judged."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from clir_jax.config import Mine
-from clir_jax.data.collections import Collection
+from clir_jax.config import FromStage, Mine
 from clir_jax.data.reading import DataError
-from clir_jax.data.records import Ranking, Records, Text, read
-from clir_jax.data.tables import text_key
-from clir_jax.evaluation.bm25 import bm25_run
-from clir_jax.evaluation.retrieval import Progress, TextEncoder
-from clir_jax.evaluation.search import top_k
-from clir_jax.models.requests import Embeddings
+from clir_jax.data.records import Ranking, Records
+from clir_jax.files import read_json, replacing, write_json
 from clir_jax.training.artifacts import (
+    RECORDS,
     Workplace,
     check_finite,
     ensure,
@@ -25,22 +23,24 @@ from clir_jax.training.artifacts import (
     write_rankings,
     written_lines,
 )
+from clir_jax.training.negatives import Corpus, Miner
+from clir_jax.training.searchers import LexicalSearcher, Searcher, StoredSearcher
 
-# Records whose questions are searched together: as many as memory allows, because the passages are
-# encoded again for every block.
+# Records whose questions are searched together: as many as memory allows, because the passages'
+# vectors are read again for every block.
 _BLOCK = 16_384
-
-Search = Callable[[Sequence[str], Progress], list[list[int]]]
+_COUNTS, _UNFINISHED = "counts.json", "unfinished"
 
 
 def mine(work: Mine, place: Workplace) -> str:
-    """Write the source with negatives from what the model ranks first.
+    """Write the source with negatives from what the model ranks first; ``Mine`` has the options.
 
-    A question is searched in the source's own language. Of the first ``depth`` passages, those are
-    left out whose text any record of the source calls relevant to the question; ``negatives`` of
-    the rest are drawn by chance from (seed, record number), and written best first. Negatives and
-    scores that the source has are replaced. A record for which fewer are left is kept with these,
-    or with none: in training, the rest is padding. How many there are of such is told.
+    The passages are encoded once, and their vectors kept on disk, float16, until all is done; a
+    judge's too. Passages are known to be relevant to a question whose text any record of the source
+    calls relevant to it. What is drawn by chance comes from (seed, record number), and is written
+    best first. Negatives and scores that the source has are replaced. A record for which fewer are
+    left is kept with these; in training, the rest is padding. What became of the passages that were
+    looked at is told as a table.
 
     Args:
       work: what to do.
@@ -50,12 +50,13 @@ def mine(work: Mine, place: Workplace) -> str:
       The hash of the content.
 
     Raises:
-      DataError: if the source gives no rankings, the corpus no passages, the model numbers that are
-        not finite, or no record at all gets a negative.
+      DataError: if the source gives no rankings or lacks a language, the corpus no passages or no
+        titles that are asked for, the model numbers that are not finite, or no record at all gets a
+        negative.
     """
-    lexical = work.model == "bm25"
     inputs = {
-        "model": "bm25" if lexical else model_print(place.model_directory(work.model)),
+        "model": _print(work.model, place),
+        "judge": "none" if work.judge is None else _print(work.judge, place),
         "source": source_print(work.source, place),
         "corpus": source_print(work.corpus, place),
         "seed": str(place.seed),
@@ -63,110 +64,123 @@ def mine(work: Mine, place: Workplace) -> str:
 
     def make(directory: Path) -> Mapping[str, Any]:
         records = place.rankings(work, work.source)
-        passages = list(dict.fromkeys(_passages(work, place)))
-        if lexical:
-            search = _bm25(passages, work.depth)
-        else:
-            search = _encoded(work, place.encoder(work.model), passages)
-        lists = _lists(work, place, records, passages, search)
-        write_rankings(directory, records, _BLOCK, lists, place.progress)
-        return {**_count(work, place, directory), "language": records.languages[0]}
+        for name in ("query_language", "judge_language"):
+            _check_language(work, name, records)
+        if not (directory / RECORDS).exists():
+            _search(work, place, records, directory)
+            _finish(work, directory)
+        shutil.rmtree(directory / _UNFINISHED, ignore_errors=True)
+        return _tell(work, place, directory, len(records)) | {"language": records.languages[0]}
 
     return ensure(work, place, inputs, make)
 
 
-def _lists(
-    work: Mine, place: Workplace, records: Records, passages: Sequence[str], search: Search
-) -> Any:
-    """What ``write_rankings`` wants: the negatives of a block of records."""
-    language, total = records.languages[0], len(records)
-    relevant = _relevant(records)
-    keys = [text_key(text) for text in passages]
+def _search(work: Mine, place: Workplace, records: Records, directory: Path) -> None:
+    """Write all records, with and without negatives."""
+    corpus = Corpus(work, place, records)
+    searchers = {
+        name: _searcher(work, model, name, place, corpus, directory)
+        for name, model in (("model", work.model), ("judge", work.judge))
+        if model is not None
+    }
+    encoded = sum(isinstance(searcher, StoredSearcher) for searcher in searchers.values())
+    before, total = 0, len(corpus.texts) * encoded + len(records)
+
+    def progress(done: int, _: int = 0) -> None:
+        place.progress(before + done, total)
+
+    for searcher in searchers.values():
+        searcher.prepare(progress)
+        before += len(corpus.texts) * isinstance(searcher, StoredSearcher)
+
+    miner = Miner(work, place.seed, records, corpus, searchers["model"], searchers.get("judge"))
+    file = directory / _COUNTS
 
     def lists(block: Sequence[Ranking], rows: range) -> Iterator[tuple[list[str], None]]:
-        def progress(done: int, of: int) -> None:
-            place.progress(rows.start + len(rows) * done // of, total)
+        counts: Counter[str] = Counter()
+        chosen = miner.negatives(
+            block, rows, counts, lambda done, of: progress(rows.start + len(rows) * done // of)
+        )
+        told = read_json(file, dict) if file.exists() else {}
+        write_json(file, {**told, str(rows.start): counts})
+        for own in chosen:
+            yield [corpus.texts[n] for n in own], None
 
-        questions = list(dict.fromkeys(record.queries[language] for record in block))
-        found = dict(zip(questions, search(questions, progress), strict=True))
-        for row, record in zip(rows, block, strict=True):
-            known = relevant[record.query_id]
-            left = [n for n in found[record.queries[language]] if keys[n] not in known]
-            order = np.random.default_rng((place.seed, row)).permutation(len(left))
-            drawn = np.sort(order[: work.negatives])
-            yield [passages[left[n]] for n in drawn], None
-
-    return lists
-
-
-def _relevant(records: Records) -> dict[int, set[int]]:
-    """By question, the keys of the texts that any record calls relevant to it."""
-    known: dict[int, set[int]] = {}
-    for row in range(len(records)):
-        record: Any = records[row]
-        keys = (text_key(passage.text) for passage in record.positives)
-        known.setdefault(record.query_id, set()).update(keys)
-    return known
+    unfinished = directory / _UNFINISHED
+    unfinished.mkdir(exist_ok=True)
+    write_rankings(unfinished, records, _BLOCK, lists, progress)
 
 
-def _passages(work: Mine, place: Workplace) -> Iterable[str]:
-    opened = place.open_source(work.corpus)
-    if isinstance(opened, Collection):
-        return opened.passages
-    if opened.kind is Text:
-        return (opened[row].text for row in range(len(opened)))
-    if opened.kind is Ranking:
-        return (text for row in range(len(opened)) for text in read(opened[row], "passages"))
-    raise DataError(
-        f"work {work.name}: its corpus gives {opened.kind.__name__.lower()} records; give text, "
-        "rankings or an evaluation set"
+def _searcher(
+    work: Mine,
+    model: str | FromStage,
+    name: str,
+    place: Workplace,
+    corpus: Corpus,
+    directory: Path,
+) -> Searcher:
+    if model == "bm25":
+        return LexicalSearcher(corpus.texts, corpus.searched)
+    return StoredSearcher(
+        place.encoder(model),
+        corpus.texts,
+        corpus.searched,
+        directory / _UNFINISHED / name,
+        lambda told: check_finite(work, model, told),
     )
 
 
-def _bm25(passages: Sequence[str], depth: int) -> Search:
-    numbers = [str(n) for n in range(len(passages))]
-
-    def search(questions: Sequence[str], progress: Progress) -> list[list[int]]:
-        ids = [str(n) for n in range(len(questions))]
-        run = bm25_run(numbers, passages, ids, questions, depth)
-        return [[int(passage) for passage, _ in run[question]] for question in ids]
-
-    return search
-
-
-def _encoded(work: Mine, encoder: TextEncoder, passages: Sequence[str]) -> Search:
-    def search(questions: Sequence[str], progress: Progress) -> list[list[int]]:
-        queries = check_finite(work, encoder.queries(questions))
-        places: list[np.ndarray] = []
-
-        def blocks() -> Iterator[Embeddings]:
-            done = 0
-            for rows, block in encoder.passages(passages):
-                places.append(rows)
-                done += len(rows)
-                progress(done, len(passages))
-                yield check_finite(work, block)
-
-        with jax.set_mesh(encoder.mesh):
-            _, arrivals = top_k(queries, blocks(), work.depth)
-        found: list[list[int]] = np.concatenate(places)[arrivals].tolist()
-        return found
-
-    return search
-
-
-def _count(work: Mine, place: Workplace, directory: Path) -> dict[str, int]:
-    """How many negatives were found; says where they are fewer than wanted."""
-    counts = np.asarray([len(line["negatives"]) for line in written_lines(directory)])
-    if not counts.any():
+def _check_language(work: Mine, name: str, records: Records) -> None:
+    language = getattr(work, name)
+    if language and language not in records.languages:
         raise DataError(
-            f"work {work.name}: {work.model} finds no passage for any question but those known to "
-            "be relevant; search another corpus, deeper, or with another model"
+            f"work {work.name}: {name} is {language!r}, and its source asks in "
+            f"{', '.join(records.languages)}; write one of these"
         )
-    short, none = int((counts < work.negatives).sum()), int((counts == 0).sum())
+
+
+def _print(model: str | FromStage, place: Workplace) -> str:
+    return "bm25" if model == "bm25" else model_print(place.model_directory(model))
+
+
+def _finish(work: Mine, directory: Path) -> None:
+    """Move what was written into its place, without the records that are to be dropped."""
+    unfinished = directory / _UNFINISHED
+    if not any(line["negatives"] for line in written_lines(unfinished)):
+        counts, found = _sums(directory)
+        reasons = ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)
+        raise DataError(
+            f"work {work.name}: no question is left a negative of the {found:,} passages that "
+            f"{work.model} finds ({reasons or 'none'}); search another corpus, deeper, with "
+            "another model or with fewer filters"
+        )
+    with replacing(directory / RECORDS) as file, open(file, "w", encoding="utf-8") as lines:
+        for line in written_lines(unfinished):
+            if line["negatives"] or not work.drop_empty:
+                lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _tell(work: Mine, place: Workplace, directory: Path, records: int) -> dict[str, Any]:
+    """Say what became of the passages, and where negatives are fewer than wanted."""
+    counts, found = _sums(directory)
+    table = [f"{counts[what]:>{len(f'{found:,}') + 2},}  {what}" for what in counts]
+    place.say("\n".join([f"artifact {work.name}: {found:,} passages found, of these", *table]))
+    numbers = np.asarray([len(line["negatives"]) for line in written_lines(directory)])
+    short = int((numbers < work.negatives).sum()) + records - len(numbers)
+    none = int((numbers == 0).sum()) + records - len(numbers)
     if short:
         place.say(
-            f"artifact {work.name}: {short:,} of {len(counts):,} records have fewer than "
+            f"artifact {work.name}: {short:,} of {records:,} records have fewer than "
             f"{work.negatives} negatives, {none:,} of them none"
+            + (", which are left out" if none and work.drop_empty else "")
         )
-    return {"records": len(counts), "negatives": int(counts.sum())}
+    return {"records": len(numbers), "negatives": int(numbers.sum()), "passages": counts}
+
+
+def _sums(directory: Path) -> tuple[dict[str, int], int]:
+    """How many passages became what, and how many there were."""
+    counts: Counter[str] = Counter()
+    for block in read_json(directory / _COUNTS, dict).values():
+        for what, number in block.items():
+            counts[what] += number
+    return dict(counts), sum(counts.values())

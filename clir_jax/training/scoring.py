@@ -75,10 +75,10 @@ def _scores(
     passages = list(dict.fromkeys(text for own in texts for text in own))
     columns = {text: n for n, text in enumerate(passages)}
     asked = encoder.queries([record.queries[language] for record in records])
-    queries = _widened(check_finite(work, asked), encoder.tokenizer.spec.query_length)
+    queries = _widened(check_finite(work, work.model, asked), encoder.tokenizer.spec.query_length)
     table = np.empty((len(records), len(passages)), np.float32)
     for places, block in encoder.passages(passages):
-        padded = _padded(check_finite(work, block), _STEP * row_shards(encoder.mesh))
+        padded = _padded(check_finite(work, work.model, block), _STEP * row_shards(encoder.mesh))
         with jax.set_mesh(encoder.mesh):
             found = _all_pairs(queries, padded)
         table[:, places] = np.asarray(found)[: len(records), : len(places)]

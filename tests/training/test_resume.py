@@ -135,7 +135,10 @@ def test_killed_at_every_delicate_moment_ends_bitwise_equal(undisturbed, tmp_pat
 def _begun_and_not_done(artifact, file):
     """Whether a work has written a part of its artifact."""
     about = artifact / "about.json"
-    begun = any(p.stat().st_size for p in artifact.rglob(file))
+    try:
+        begun = any(p.stat().st_size for p in artifact.rglob(file))
+    except FileNotFoundError:  # moved or removed meanwhile
+        return False
     return begun and about.exists() and "content" not in json.loads(about.read_text())
 
 

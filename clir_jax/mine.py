@@ -1,0 +1,159 @@
+"""Write hard negatives of a retriever or BM25: ``python -m clir_jax.mine --model DIR ...``."""
+
+import argparse
+import functools
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clir_jax.command import Parser, carry_out
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, search, write, and return the exit status."""
+    parser = Parser(prog="python -m clir_jax.mine", description=__doc__)
+    _add_data(parser)
+    _add_choice(parser)
+    given = parser.parse_args(arguments)
+    return carry_out(
+        lambda: _mine(given), "stopped; the same command goes on from the last whole block"
+    )
+
+
+def _add_data(parser: Parser) -> None:
+    add = parser.add_argument
+    add("--model", required=True, help="a run, a directory that clir_jax saved, or bm25")
+    add("--corpus", required=True, help="JSON lines with _id, title and text")
+    add("--queries", required=True, help="id<TAB>text, or JSON lines")
+    add("--qrels", required=True, help="TREC or BEIR judgements; relevant is above 0")
+    add("--output", required=True, metavar="FILE", help="JSON lines; RankingJSONL reads them")
+    add("--language", default="en", help="of the queries")
+    add("--query-column", type=int, default=1, help="which column after the id is the text")
+    add(
+        "--translation",
+        action="append",
+        default=[],
+        metavar="LANGUAGE=FILE",
+        help="the queries in another language: a file of the same ids, or the number of a column",
+    )
+    add("--on-bad-record", choices=["error", "skip"], default="error")
+    add("--seed", type=int, default=0, help="of what is drawn by chance")
+
+
+def _add_choice(parser: Parser) -> None:
+    """The options of ``Mine``, by its names; its defaults hold for what is not given."""
+    add = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
+    add("--negatives", type=int, help="kept a question (8)")
+    add("--depth", type=int, help="passages looked at (100)")
+    add("--skip", type=int, help="first ranks passed over (0)")
+    add("--sampling", choices=["random", "top"], help="draw from what is left, or take the first")
+    add("--query-language", help="the questions are searched in (--language)")
+    add("--margin", type=float, help="below the positive's score")
+    add("--max-relative", type=float, help="share of the positive's score, 0.95 for instance")
+    add("--hard", type=int, help="how many that score above the positive; with --semi-hard")
+    add("--semi-hard", type=int, help="how many that score below it by less than a margin")
+    add("--semi-hard-margin", type=float, help="that margin")
+    add("--duplicates", type=float, help="leave out what shares this share of a positive's words")
+    add("--other-documents", action="store_true", help="leave out passages of a positive's title")
+    add("--judge", help="a retriever, or bm25, that leaves out what it finds relevant")
+    add("--judge-max-relative", type=float, help="share of its score of the positive (0.95)")
+    add("--judge-language", help="the judge reads questions in (--query-language)")
+    add("--drop-empty", action="store_true", help="leave out questions without a negative")
+
+
+def _mine(given: argparse.Namespace) -> int:
+    from clir_jax.config import Mine
+    from clir_jax.data.collections import Retrieval
+    from clir_jax.data.rankings import Beir
+
+    output = _free(given.output)
+    files = (given.corpus, given.queries, given.qrels, given.language, given.query_column)
+    translations = dict(_translation(text) for text in given.translation)
+    bad = given.on_bad_record
+    options = {f: getattr(given, f) for f in Mine.__dataclass_fields__ if hasattr(given, f)}
+    options = {name: value for name, value in options.items() if name not in ("model", "corpus")}
+    kinds = options.get("hard", 0) + options.get("semi_hard", 0)
+    if kinds:
+        options.setdefault("negatives", kinds)
+    work = Mine(
+        "negatives",
+        given.model,
+        Beir(*files, translations=translations, on_bad_record=bad),
+        Retrieval(*files, on_bad_record=bad),
+        **options,
+    )
+    # Imported late: --help and mistakes in the options need none of it.
+    from rich.console import Console
+
+    from clir_jax.training.artifacts import RECORDS
+    from clir_jax.training.logging import WorkLog
+    from clir_jax.training.mining import mine
+
+    console = Console(highlight=False, soft_wrap=True)
+    unfinished = output.with_name(output.name + ".unfinished")
+    with WorkLog("mine", console) as log:
+        mine(work, _place(given, unfinished, log))
+    _publish(unfinished / RECORDS, output)
+    shutil.rmtree(unfinished)
+    console.print(
+        f'{output}; read it with RankingJSONL("{given.output}", "{given.language}")', markup=False
+    )
+    return 0
+
+
+def _place(given: argparse.Namespace, directory: Path, log: Any) -> Any:
+    """Where the work is done: in no run, beside the output."""
+    from clir_jax.evaluation.retrieval import saved_at
+    from clir_jax.mesh import make_mesh
+    from clir_jax.models import hub
+    from clir_jax.models.formats import load_retriever, on_mesh
+    from clir_jax.training.artifacts import Workplace
+
+    mesh = make_mesh()
+    return Workplace(
+        run=None,
+        mesh=mesh,
+        seed=given.seed,
+        directory=directory,
+        say=log.say,
+        progress=log.progress,
+        open_source=lambda source: source.open("."),
+        load_model=lambda name, _: on_mesh(load_retriever(saved_at(str(name))), mesh),
+        model_directory=lambda name: hub.resolve(saved_at(str(name))),
+        artifact_print=_no_artifact,
+    )
+
+
+def _no_artifact(name: str) -> str:
+    raise AssertionError(f"the files of a command name no artifact {name!r}")
+
+
+def _publish(records: Path, output: Path) -> None:
+    from clir_jax.files import replacing
+
+    with replacing(output) as file:
+        shutil.copyfile(records, file)
+
+
+def _free(path: str) -> Path:
+    output = Path(path)
+    if output.exists():
+        what = "a directory" if output.is_dir() else "a file"
+        raise ValueError(f"--output {path}: there is such {what} already; write another name")
+    if not output.absolute().parent.is_dir():
+        raise ValueError(f"--output {path}: there is no such directory; make it first")
+    return output
+
+
+def _translation(text: str) -> tuple[str, str | int]:
+    language, equals, where = text.partition("=")
+    if not (language and equals and where):
+        raise ValueError(
+            f"--translation {text}: write LANGUAGE=FILE or LANGUAGE=COLUMN, as in en=2"
+        )
+    return language, int(where) if where.isdecimal() else where
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
