@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 _LOSS, _INK, _MUTED, _GRID = "#4c566a", "#222831", "#5f6b7a", "#e4e7ec"
@@ -26,6 +27,7 @@ _FONT = "DejaVu Sans"  # comes with matplotlib, so pictures are the same everywh
 _DPI = 150
 _SMOOTHED_FROM = 60  # points
 _TABLE_HUE = "37, 99, 190"
+_LINK = "#d55e00"
 
 Target = str | os.PathLike[str] | io.BufferedIOBase
 
@@ -101,6 +103,7 @@ def plan_picture(
     y_pieces: Sequence[str],
     path: Target,
     title: str = "",
+    links: Bool[np.ndarray, "Tx Ty"] | None = None,
 ) -> None:
     """Draw an alignment as a heat map with the tokens along its sides.
 
@@ -110,6 +113,7 @@ def plan_picture(
       y_pieces: Ty tokens, from left to right.
       path: the PNG file, or a binary stream.
       title: shown above.
+      links: ``[Tx, Ty]`` the pairs to frame; None frames none.
 
     Raises:
       ValueError: if the shapes differ, or matplotlib cannot draw the script; ``plan_html`` can.
@@ -133,6 +137,10 @@ def plan_picture(
     )
     axis = figure.add_subplot()
     image = axis.imshow(weights, cmap="Blues", vmin=0.0, vmax=weights.max() or 1.0, aspect="equal")
+    if links is not None:
+        for y, x in np.argwhere(links):
+            corner = float(x) - 0.5, float(y) - 0.5
+            axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=_LINK, linewidth=1.6))
     for ticks, labels, pieces in (
         (axis.set_xticks, axis.set_xticklabels, y_pieces),
         (axis.set_yticks, axis.set_yticklabels, x_pieces),
@@ -157,7 +165,10 @@ def plan_picture(
 
 
 def plan_html(
-    plan: Float[np.ndarray, "Tx Ty"], x_pieces: Sequence[str], y_pieces: Sequence[str]
+    plan: Float[np.ndarray, "Tx Ty"],
+    x_pieces: Sequence[str],
+    y_pieces: Sequence[str],
+    links: Bool[np.ndarray, "Tx Ty"] | None = None,
 ) -> str:
     """Render an alignment as an HTML table, which shows every script the reader's browser shows.
 
@@ -165,6 +176,7 @@ def plan_html(
       plan: ``[Tx, Ty]`` weights that are not negative; a cell's tint is its share of the largest.
       x_pieces: Tx tokens, from top to bottom.
       y_pieces: Ty tokens, from left to right.
+      links: ``[Tx, Ty]`` the pairs to frame; None frames none.
 
     Returns:
       A ``<table class="plan">`` that needs no style sheet and fits light and dark pages.
@@ -178,13 +190,16 @@ def plan_html(
     # Vertical text would turn Arabic into letters on their side; a slim column wraps instead.
     head = "".join(f'<th dir="auto" {side}">{html.escape(piece)}</th>' for piece in y_pieces)
     lines = [f"<tr><td></td>{head}</tr>"]
-    for piece, row in zip(x_pieces, weights, strict=True):
+    frame = f";box-shadow:inset 0 0 0 2px {_LINK}"
+    framed = np.zeros(weights.shape, bool) if links is None else links
+    for piece, row, marks in zip(x_pieces, weights, framed, strict=True):
         cells = "".join(
             f'<td title="{value:.4f}" style="background:rgba({_TABLE_HUE}, {value / top:.3f});'
-            'border:1px solid rgba(128, 128, 128, .25);min-width:1.6em"></td>'
-            for value in row
+            f'border:1px solid rgba(128, 128, 128, .25);min-width:1.6em{frame if mark else ""}">'
+            "</td>"
+            for value, mark in zip(row, marks, strict=True)
         )
-        name = f'<th dir="auto" {side}text-align:end">{html.escape(piece)}</th>'
+        name = f'<th dir="auto" {side}text-align:right">{html.escape(piece)}</th>'
         lines.append(f"<tr>{name}{cells}</tr>")
     return '<table class="plan" style="border-collapse:collapse">' + "\n".join(lines) + "</table>"
 
