@@ -214,7 +214,7 @@ def change(path, value):
             change(["stages", 0, "evaluate", "collections"], []),
             "stages.teacher.evaluate.collections is []; it must be a mapping from text to "
             "Retrieval or IRDatasetRetrieval or AtlasRetrieval or BitextRetrieval or "
-            "BitextPairs",
+            "BitextPairs or GoldAlignment",
         ),
         (
             change(["stages", 4, "stages", 0, "source"], {"corpus": "c"}),

@@ -9,10 +9,11 @@ from flax import nnx
 from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.evaluate import main
 from clir_jax.models.encoder import EncoderConfig
-from clir_jax.models.formats import save_retriever
+from clir_jax.models.formats import save_loaded, save_retriever
 from clir_jax.models.requests import EncodePassage, EncodeQuery
 from clir_jax.models.retriever import Dense, Retriever
 from clir_jax.models.vocabulary import train_wordpiece
+from tests.training.workshop import retriever, scores_by_hand, sentence
 
 PASSAGES = {"a": "whales swim in the sea", "b": "goats climb rocks", "c": "bread and salt"}
 
@@ -159,3 +160,40 @@ def test_an_id_of_ir_datasets_stands_for_three_files(files, tmp_path, capsys):
     assert "leave out --corpus, --queries, --query-column and --qrels" in capsys.readouterr().err
     assert main(["--model", "bm25", *files[:4]]) == 2
     assert "--qrels is missing; write three files, or --ir-dataset ID" in capsys.readouterr().err
+
+
+def test_bitext_is_measured_both_ways(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rng, model = np.random.default_rng(0), retriever()
+    save_loaded(tmp_path / "run" / "model", model)
+    pairs = [(sentence(rng, 2, 6), sentence(rng, 2, 6)) for _ in range(6)]
+    (tmp_path / "p.tsv").write_text("".join(f"1\t{a}\t{b}\n" for a, b in pairs))
+    (tmp_path / "p.en").write_text("".join(f"{a}\n" for a, _ in pairs))
+    (tmp_path / "p.sw").write_text("".join(f"{b}\n" for _, b in pairs))
+    english, other = zip(*pairs, strict=True)
+    ways = [scores_by_hand(model, *sides) for sides in ((other, english), (english, other))]
+    right = [f"{np.mean(scores.argmax(axis=1) == np.arange(6)):.3f}" for scores in ways]
+    for files in (["p.tsv"], ["p.en", "p.sw"]):
+        assert main(["--model", "run", "--language", "sw", "--bitext", *files]) == 0
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert [files[-1], "sw", "accuracy", "xx->en", right[0]] in rows
+        assert ["accuracy", "en->xx", right[1]] in rows
+        assert [row[:2] for row in rows if row[:1] == ["margin"]] == [["margin", "F1"]]
+    for options, told in (
+        ([], "--language is missing; write the one that --bitext has beside English"),
+        (
+            ["--language", "sw", "--metrics", "RR@10"],
+            "--bitext is measured without --metrics; leave it out",
+        ),
+        (
+            ["--language", "sw", "--model", "bm25"],
+            "--bitext needs a model that encodes sentences, and bm25 does not; name one",
+        ),
+        (
+            ["--language", "sw", "--bitext", "a", "b", "c"],
+            "--bitext names 3 files; write one of pairs or two of lines, and put a pattern that "
+            "names several in quotes",
+        ),
+    ):
+        assert main(["--model", "run", "--bitext", "p.tsv", *options]) == 2
+        assert capsys.readouterr().err == f"error: {told}\n"
