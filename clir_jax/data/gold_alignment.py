@@ -12,7 +12,8 @@ no link.
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from clir_jax.data.reading import DataError, Intake, Report, is_blank
 from clir_jax.data.tables import json_kind, open_lines, parse_object
@@ -197,7 +198,7 @@ def _pair(
     yield GoldPair(place, source, target, kept[0], kept[0] | kept[1])
 
 
-def _words_fault(found: dict[str, list[object]], side: str) -> _Fault | None:
+def _words_fault(found: Mapping[str, Any], side: str) -> _Fault | None:
     if not found[side]:
         return "no words", f'"{side}" has no words; write the words of a sentence'
     for word in found[side]:
