@@ -72,8 +72,9 @@ class WordAligner:
 
     Pieces are aligned, as in training: every piece of a sentence weighs the same, and markers and
     expansion take no part. A pair of words has the mass of the pairs of their pieces together, and
-    words that are each other's best are linked. On French, Romanian, Czech and Hindi that gave
-    soft plans a lower error than linking words as soon as two of their pieces are linked.
+    words that are each other's best are linked. On French, Romanian and Czech that gives Sinkhorn
+    an AER .01 to .03 lower than linking words as soon as two of their pieces are linked; greedy
+    matches are up to .02 better off with the latter (all-MiniLM-L6-v2, its own vocabulary).
 
     Args:
       source: the model that reads first sentences, its parameters on ``mesh``.
