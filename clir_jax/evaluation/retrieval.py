@@ -119,32 +119,39 @@ class TextEncoder:
         )
         return joined
 
-    def passages(self, texts: Sequence[str]) -> Iterator[Block]:
+    def passages(self, texts: Sequence[str], done: int = 0) -> Iterator[Block]:
         """Encode passages, block by block; memory holds a few blocks, whatever their number.
 
         Args:
           texts: P passages.
+          done: passages that came in whole blocks of an earlier call, which do not come again.
 
         Yields:
           ``[R]`` the places in ``texts`` of a block's passages, and their embeddings ``[R, T, E]``;
           T is as wide as the block needs. Passages are sorted by length, so places jump.
         """
         if self.passage is not None:
-            yield from self.passage.passages(texts)
+            yield from self.passage.passages(texts, done)
             return
         start = 0
         for ahead in _parts(texts, _BLOCK_ROWS * _BLOCKS_AHEAD):
+            begun = min(max(0, done - start), len(ahead))
             encode = functools.partial(self._window, ahead)
-            blocks = encode() if self.kept is None else self.kept.blocks(ahead, encode)
+            if begun:
+                blocks = self._window(ahead, begun)
+            else:
+                blocks = encode() if self.kept is None else self.kept.blocks(ahead, encode)
             for rows, block in blocks:
                 yield start + rows, block
             start += len(ahead)
 
-    def _window(self, texts: Sequence[str]) -> Iterator[Block]:
-        """Encode passages that are sorted together."""
+    def _window(self, texts: Sequence[str], begun: int = 0) -> Iterator[Block]:
+        """Encode passages that are sorted together, without the first ``begun`` of them."""
+        if begun == len(texts):
+            return
         tokens = self.tokenizer.tokenize(EncodePassage, texts).tokens
         order = np.argsort(tokens.mask.sum(axis=1), kind="stable")
-        for rows in _parts(order, _BLOCK_ROWS):
+        for rows in _parts(order[begun:], _BLOCK_ROWS):
             part = jax.tree.map(lambda x, rows=rows: x[rows], tokens)
             yield rows, self._encode(EncodePassage, part)
 

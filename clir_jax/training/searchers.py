@@ -14,8 +14,6 @@ from clir_jax.evaluation.retrieval import Block, Progress, TextEncoder, nearest
 from clir_jax.evaluation.search import rerank
 from clir_jax.models.requests import Embeddings
 
-# Passages that are sorted by length together: what is encoded again after a kill, at most.
-_WINDOW = 4096
 # Passages read from the disk at once; widths are multiples of a number: each is compiled once.
 _BLOCK_ROWS = 512
 _WIDTH_STEP = 32
@@ -112,31 +110,15 @@ class StoredSearcher:
         writer = AnswerWriter(self._directory)
         # What is found is stored before what is not.
         for start, stop in ((0, self._searched), (self._searched, len(self._passages))):
-            for first in range(start, stop, _WINDOW):
-                window = self._passages[first : min(first + _WINDOW, stop)]
-                self._store(writer, window, first, progress)
+            texts = self._passages[start:stop]
+            for places, block in self._encoder.passages(texts, max(0, writer.rows - start)):
+                progress(writer.rows)
+                writer.append([texts[place] for place in places], self._check(block))
         writer.finish()
         self._stored = Answers.open(self._directory)
-        # Within a window, passages are stored by length.
+        # Passages are stored as they came: those of like length together.
         self._rows = self._stored.rows(self._passages)
         self._places = np.argsort(self._rows)
-
-    def _store(
-        self,
-        writer: AnswerWriter,
-        window: Sequence[str],
-        first: int,
-        progress: Callable[[int], None],
-    ) -> None:
-        if writer.rows >= first + len(window):
-            return
-        before = first
-        for places, block in self._encoder.passages(window):
-            progress(before)
-            if writer.rows <= before:
-                texts = [window[place] for place in places]
-                writer.append(texts, self._check(block))
-            before += len(places)
 
     def ask(self, questions: Sequence[str]) -> Embeddings:
         """Encode questions."""

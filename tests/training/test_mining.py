@@ -17,7 +17,7 @@ from clir_jax.data.reading import DataError
 from clir_jax.evaluation import retrieval
 from clir_jax.evaluation.retrieval import TextEncoder
 from clir_jax.models.requests import EncodePassage, EncodeQuery
-from clir_jax.training import mining, negatives, searchers
+from clir_jax.training import mining, negatives
 from clir_jax.training.artifacts import records_source
 from clir_jax.training.mining import mine
 from tests.training.workshop import (
@@ -132,7 +132,7 @@ def test_the_draw_is_of_the_seed_and_the_record_alone(tmp_path, monkeypatch):
 def test_a_kill_changes_nothing(tmp_path, model, name, monkeypatch):
     monkeypatch.setattr(mining, "_BLOCK", 6)
     monkeypatch.setattr(retrieval, "_BLOCK_ROWS", 12)
-    monkeypatch.setattr(searchers, "_WINDOW", 24)
+    monkeypatch.setattr(retrieval, "_BLOCKS_AHEAD", 2)
     _, passages = write_data(tmp_path)
     shop, work = shop_of(tmp_path, model, name)
     place = shop.place("mined")
@@ -408,14 +408,20 @@ def test_passages_are_encoded_once(tmp_path, model, monkeypatch):
     _, passages = write_data(tmp_path)
     encoded, whole = [], TextEncoder.passages
 
-    def counting(self, texts):
-        encoded.extend(texts)
-        return whole(self, texts)
+    def counting(self, texts, done=0):
+        for places, block in whole(self, texts, done):
+            encoded.extend(texts[place] for place in places)
+            yield places, block
 
+    monkeypatch.setattr(retrieval, "_BLOCK_ROWS", 8)
     monkeypatch.setattr(TextEncoder, "passages", counting)
     shop, work = shop_of(tmp_path, model)
+    with pytest.raises(Killed):  # in the second of four blocks of passages
+        mine(work, shop.place("mined", kill_at(2)))
+    assert len(encoded) == 16
+    del encoded[8:]
     mine(work, shop.place("mined"))
-    assert encoded == passages
+    assert sorted(encoded) == sorted(passages)
 
 
 def test_words_are_compared_without_case_width_and_marks():
