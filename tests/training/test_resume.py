@@ -159,7 +159,18 @@ def _same_files(disturbed, undisturbed):
             assert path.read_bytes() == other[name].read_bytes(), name
 
 
-def test_killed_in_rounds_of_work_and_training_a_run_ends_bitwise_equal(tmp_path):
+@pytest.mark.parametrize(
+    "kills",
+    [
+        ("in training", "in EncodeTeacher"),
+        pytest.param(
+            ("in mining", "in training", "in EncodeTeacher", "in the student"),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=len,
+)
+def test_killed_in_rounds_of_work_and_training_a_run_ends_bitwise_equal(kills, tmp_path):
     cache, reference, run_dir = tmp_path / "cache", tmp_path / "undisturbed", tmp_path / "run"
     _finish(reference, cache, ROUNDS)
     stages, artifacts = reference / "stages", reference / "artifacts"
@@ -174,16 +185,17 @@ def test_killed_in_rounds_of_work_and_training_a_run_ends_bitwise_equal(tmp_path
     assert (stages / "03-ranker.2/last/model.safetensors").is_file()
     ranker, mined = run_dir / "stages/03-ranker.2", run_dir / "artifacts/mined.2"
     answers, distil = run_dir / "artifacts/answers", run_dir / "stages/05-distil"
-    for seen in (
-        lambda: _begun_and_not_done(mined, "records.jsonl"),
-        lambda: _logged(ranker, last - 2),
-        lambda: _begun_and_not_done(answers, "*"),
-        lambda: _complete(distil, 2) and _logged(distil, 4),
-    ):
-        _kill_when(seen, run_dir, cache, ROUNDS)
+    moments = {
+        "in mining": lambda: _begun_and_not_done(mined, "records.jsonl"),
+        "in training": lambda: _logged(ranker, last - 2),
+        "in EncodeTeacher": lambda: _begun_and_not_done(answers, "*"),
+        "in the student": lambda: _complete(distil, 2) and _logged(distil, 4),
+    }
+    for kill in kills:
+        _kill_when(moments[kill], run_dir, cache, ROUNDS)
     _finish(run_dir, cache, ROUNDS)
     _same_files(run_dir, reference)
     assert not _left_over(run_dir)
     attempts = {stage.name: _attempts(stage) for stage in (run_dir / "stages").iterdir()}
     once = {"01-warm": 1, "03-ranker.1": 1}  # what has come to its end is not begun again
-    assert attempts == once | {"03-ranker.2": 2, "05-distil": 2}
+    assert attempts == once | {"03-ranker.2": 2, "05-distil": 1 + ("in the student" in kills)}
