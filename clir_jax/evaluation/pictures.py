@@ -140,7 +140,9 @@ def plan_picture(
     if links is not None:
         for y, x in np.argwhere(links):
             corner = float(x) - 0.5, float(y) - 0.5
-            axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=_LINK, linewidth=1.6))
+            frame = Rectangle(corner, 1, 1, fill=False, edgecolor=_LINK, linewidth=1.6, zorder=3)
+            frame.set_clip_on(False)
+            axis.add_patch(frame)
     for ticks, labels, pieces in (
         (axis.set_xticks, axis.set_xticklabels, y_pieces),
         (axis.set_yticks, axis.set_yticklabels, x_pieces),
