@@ -56,12 +56,13 @@ def get_config() -> Run:
         tasks=(
             Task(InfoNCE(), {"ranking": Artifact("mined")}, batch_size=8, passages=3, buckets=2),
         ),
-        steps=12,
-        # So fast that evaluations get worse, and the rate and the stage's end depend on them.
+        steps=24,
+        # So fast that evaluations soon get worse; then the rate is next to nothing, and they stay
+        # as they are until the stage stops.
         optimizer=Optimizer(0.03, "constant", ema=0.5, accumulate=2),
         evaluate=Evaluate(questions, every=2, metrics=("nDCG@10",), baselines=("student_before",)),
-        on_plateau=OnPlateau(0.5, patience=1),
-        stop=Stop(patience=4),
+        on_plateau=OnPlateau(1e-6, patience=1),
+        stop=Stop(patience=3),
         checkpoint_every=3,
         log_every=2,
     )
