@@ -1,4 +1,4 @@
-"""Measure a retriever on a collection or bitext: ``python -m clir_jax.evaluate --model DIR ...``."""
+"""Measure a retriever on a collection or on bitext: ``python -m clir_jax.evaluate --model M``."""
 
 import argparse
 from collections.abc import Sequence

@@ -16,14 +16,19 @@ import jaxtyping
 import pytest
 from safetensors.numpy import load, save
 
-from clir_jax import evaluate, prepare, train
+from clir_jax import evaluate, mine, prepare, train
 from clir_jax.mesh import make_mesh
 from clir_jax.models.formats import save_retriever
 from clir_jax.models.retriever import Dense, LateInteraction
 from clir_jax.training import loop
 from tests.training.workshop import WORDS, retriever
 
-PROGRAMS = {"train": train.main, "evaluate": evaluate.main, "prepare": prepare.main}
+PROGRAMS = {
+    "train": train.main,
+    "evaluate": evaluate.main,
+    "mine": mine.main,
+    "prepare": prepare.main,
+}
 
 # A configuration as people write it; a case ends it with another run.
 RECIPE = """\
@@ -139,6 +144,12 @@ def searched(options="", **files):
     return Case(f"evaluate --model bm25 {named} {options}", _named(files))
 
 
+def mined(options="", **files):
+    """Files and options that go wrong when hard negatives are mined."""
+    named = "--corpus corpus.jsonl --queries queries.tsv --qrels qrels.trec --output mined.jsonl"
+    return Case(f"mine --model bm25 {named} {options}", _named(files))
+
+
 def prepared(source, options="", **files):
     """Bitext that goes wrong when it is prepared."""
     named = f"--source {source} --language sw --name mine --out out"
@@ -218,6 +229,13 @@ COMMANDS = {
     "a name that TFDS refuses": prepared("pairs.tsv", "--name My-Pairs"),
     "no shards": prepared("pairs.tsv", "--shards 0"),
     "data sets below a file": prepared("pairs.tsv", "--out text/out"),
+    "negatives that are there": mined(mined__jsonl="{}"),
+    "more negatives than passages looked at": mined("--depth 5"),
+    "titles of a corpus without": mined("--other-documents"),
+    "questions without a word of the corpus": mined(queries__tsv="1\tfox\n2\tbear\n"),
+    "bitext of a model that encodes nothing": Case(
+        "evaluate --model bm25 --bitext pairs.tsv --language sw"
+    ),
 }
 CONFIGURATIONS = {
     "an unknown key": configured("run(stage(step=3))"),
@@ -360,7 +378,11 @@ DAMAGE = {
     "an artifact that changed": damaged(
         "train.tsv",
         lambda content: b"".join(reversed(content.splitlines(keepends=True))),
-        "stage 1/2 mined  artifact mined is built again: its source changed\n",
+        "stage 1/2 mined  artifact mined is built again: its source changed\n"
+        "stage 1/2 mined  artifact mined: 48 passages found, of these\n"
+        "   0  known to be relevant\n"
+        "  16  more than are kept\n"
+        "  32  negatives\n",
     ),
     "config.json of a run": damaged("run/config.json", BROKEN),
 }
