@@ -1,4 +1,4 @@
-"""Measure a retriever on a collection or on bitext: ``python -m clir_jax.evaluate --model M ...``."""
+"""Measure a retriever, or BM25: ``python -m clir_jax.evaluate --model M ...``."""
 
 import argparse
 from collections.abc import Sequence
