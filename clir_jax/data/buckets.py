@@ -114,7 +114,7 @@ def _may_be_read(record: Record, field: str, passages: int) -> Sequence[str]:
         return (str(value),)
     if isinstance(value, tuple):
         listed = record.positives + (record.negatives if passages > 1 else ())
-        return [text for passage in listed for text in passage.texts.values() or (passage.text,)]
+        return [text for passage in listed for text in passage.readings]
     return tuple(record.queries.values()) if field == "query" else (value,)
 
 

@@ -99,6 +99,10 @@ class InLanguages:
 
         return records.changed(in_turn, turns)
 
+    def files(self) -> tuple[str, ...]:
+        """The files it reads besides those of its source."""
+        return tuple(self.corpora.values())
+
 
 class _Passages:
     """Passages in every language, by the text of the first."""

@@ -45,6 +45,11 @@ class Passage:
     text: str
     texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """Every text that a step may read of it."""
+        return tuple(self.texts.values()) or (self.text,)
+
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:

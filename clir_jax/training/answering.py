@@ -148,8 +148,11 @@ def _distinct(records: Records, field: str) -> Iterator[tuple[int, str]]:
 
 
 def _asked(record: Record, field: str) -> Iterable[str]:
-    """What a field may give of a record: of a question, any of its languages."""
+    """What a field may give of a record: of a question or a passage, any of its languages."""
     if isinstance(record, Ranking) and field == "query":
         return record.queries.values()
+    if isinstance(record, Ranking) and field == "passages":
+        listed = (*record.positives, *record.negatives)
+        return [text for passage in listed for text in passage.readings]
     value = read(record, field)
     return (value,) if isinstance(value, str) else value

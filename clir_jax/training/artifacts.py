@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from clir_jax import config_files
 from clir_jax.config import Artifact, Collection, FromStage, Run, Source, Stage, Work
 from clir_jax.data.collections import Collection as OpenedCollection
+from clir_jax.data.languages import InLanguages
 from clir_jax.data.rankings import RankingJSONL
 from clir_jax.data.reading import DataError, find_files
 from clir_jax.data.records import Ranking, Records
@@ -229,6 +230,9 @@ def source_print(source: Source | Collection, place: Workplace) -> str:
     if hasattr(source, "files"):
         files = (found for p in source.files() for found in find_files(place.data_root, p))
         found = [_file_print(file) for _, file in files]
+        if isinstance(source, InLanguages):
+            inner: Any = source.source
+            found.append(source_print(inner, place))
     else:
         opened = place.open_source(source)
         whole = isinstance(opened, OpenedCollection)

@@ -120,7 +120,8 @@ def texts_of(origin: Source | Collection, data_root: str) -> Iterator[str]:
             yield record.other
         elif isinstance(record, Ranking):
             yield from record.queries.values()
-            yield from (p.text for p in (*record.positives, *record.negatives))
+            listed = (*record.positives, *record.negatives)
+            yield from (text for passage in listed for text in passage.readings)
         else:
             yield record.text
 

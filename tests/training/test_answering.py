@@ -11,6 +11,7 @@ from clir_jax.config import EncodeTeacher, Task
 from clir_jax.config_files import ConfigError
 from clir_jax.data.answers import Answers
 from clir_jax.data.bitext import BitextTSV
+from clir_jax.data.languages import InLanguages
 from clir_jax.data.rankings import RankingJSONL
 from clir_jax.data.sources import Mixture
 from clir_jax.mesh import make_mesh
@@ -156,6 +157,24 @@ def test_a_question_is_stored_in_all_languages_of_its_part(tmp_path, small_block
     texts = [*asked(rows)["query"], "mola"]
     assert len(stored) == len(set(texts))
     stored(texts, 12)
+
+
+def test_a_passage_is_stored_in_all_its_languages(tmp_path, small_blocks):
+    _, texts = write_data(tmp_path)
+    told = {"en": texts, "sw": [f"mola {text}" for text in texts]}
+    for name, own in told.items():
+        lines = [json.dumps({"_id": str(n), "text": text}) for n, text in enumerate(own)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    both = InLanguages(RANKINGS, corpora={name: f"{name}.jsonl" for name in told})
+    task = {"objective": Listening(("passages",)), "sources": {"ranking": both}}
+    shop, rows = shop_of(tmp_path, retriever(), teachers={"teacher": "a model"}, **task)
+    place = shop.place("stored")
+    encode_teacher(WORK, place)
+    read = set(asked(rows)["passages"])
+    wanted = [own[texts.index(text)] for own in told.values() for text in read]
+    stored = Answers.open(place.directory / "passages")
+    assert len(stored) == len(wanted)
+    stored(wanted, 20)
 
 
 def test_what_makes_it_stale(tmp_path, small_blocks):

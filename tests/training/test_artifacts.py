@@ -8,6 +8,7 @@ import pytest
 from clir_jax.config import Artifact, Mine, Rounds, Run, Score
 from clir_jax.data import demo
 from clir_jax.data.collections import AtlasRetrieval, Retrieval
+from clir_jax.data.languages import InLanguages
 from clir_jax.data.rankings import Beir, RankingJSONL
 from clir_jax.data.reading import DataError
 from clir_jax.data.sources import Atlas, Mixture, TextLines
@@ -309,7 +310,9 @@ def test_the_print_of_a_source_is_that_of_what_it_reads(tmp_path):
     text = TextLines("[ab].txt", "sw")
     collection = Retrieval("c.jsonl", "q.tsv", "r.trec", "sw")
     mixture = Mixture((beir, Artifact("mined"), TextLines("a.txt", "sw")))
+    languages = InLanguages(beir, corpora={"sw": "c.jsonl", "en": "b.txt"})
     reads = [(beir, names[:4]), (text, names[4:]), (collection, names[:3]), (mixture, names[:5])]
+    reads.append((languages, (*names[:4], "b.txt")))
     for source, files in reads:
         write()
         before = printed(source)

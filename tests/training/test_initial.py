@@ -20,6 +20,7 @@ from clir_jax.config import (
 from clir_jax.data.bitext import BitextTSV
 from clir_jax.data.collections import AtlasRetrieval, Retrieval
 from clir_jax.data.judgements import passage_text
+from clir_jax.data.languages import InLanguages
 from clir_jax.data.rankings import TriplesTSV
 from clir_jax.data.sources import Mixture, TextLines
 from clir_jax.data.tokenization import RequestTokenizer
@@ -251,6 +252,12 @@ def test_every_text_of_every_kind_of_data(tmp_path):
     (tmp_path / "text.txt").write_text("one\ntwo\n")
     (tmp_path / "bitext.tsv").write_text("1\tcat\tpaka\n2\tdog\tmbwa\n")
     (tmp_path / "train.tsv").write_text("where\there\tthere\n")
+    for name, texts in {"en": ("here", "there"), "sw": ("hapa", "pale")}.items():
+        lines = [json.dumps({"_id": str(n), "text": text}) for n, text in enumerate(texts)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    languages = InLanguages(
+        TriplesTSV("train.tsv"), corpora={x: f"{x}.jsonl" for x in ("en", "sw")}
+    )
     (tmp_path / "corpus.jsonl").write_text(json.dumps({"_id": "d", "title": "T", "text": "body"}))
     (tmp_path / "queries.tsv").write_text("q\twhat\n")
     (tmp_path / "qrels").write_text("q 0 d 1\n")
@@ -260,6 +267,7 @@ def test_every_text_of_every_kind_of_data(tmp_path):
         (Mixture((text, text)), ["one", "two", "one", "two"]),
         (BitextTSV("bitext.tsv", "sw"), ["cat", "paka", "dog", "mbwa"]),
         (TriplesTSV("train.tsv"), ["where", "here", "there"]),
+        (languages, ["where", "here", "hapa", "there", "pale"]),
         (Retrieval("corpus.jsonl", "queries.tsv", "qrels", "en"), [whole, "what"]),
     ]
     for origin, texts in expected:
