@@ -53,7 +53,7 @@ class WordAlignment:
     """How the words of two sentences were aligned.
 
     Args:
-      mass: ``[X, Y]`` of the plan, for every pair of words; 1 in all.
+      mass: ``[X, Y]`` of the plan, for every pair of words: that of all pairs of their pieces.
       linked: ``[X, Y]`` the pairs that belong together.
     """
 

@@ -118,7 +118,7 @@ class Batch:
 
 @runtime_checkable
 class Objective(Protocol):
-    """A frozen dataclass of options with these four members."""
+    """A frozen dataclass of options with these members."""
 
     @property
     def student(self) -> Mapping[str, Ask]:

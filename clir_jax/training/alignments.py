@@ -32,7 +32,7 @@ _WORDS = range(5, 12)
 def draw(
     run: Run, stage: Stage, label: str, directory: Path, mesh: Mesh, student: Any, teachers: Any
 ) -> None:
-    """Save the plan of one pair of the first task that aligns by optimal transport, if one does.
+    """Save the plan of one pair of the first task that aligns tokens, if one does.
 
     Args:
       run: the run, for its data root.
