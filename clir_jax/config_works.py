@@ -5,7 +5,8 @@ import math
 from typing import Literal
 
 from clir_jax.config_parts import Collection, FromStage, Source
-from clir_jax.config_types import Checked, require, require_name
+from clir_jax.config_types import Checked, require, require_name, walk
+from clir_jax.data.languages import InLanguages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +18,15 @@ class _Work(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_name(self.name, "work")
+
+    def _refuse_languages(self, source: Source) -> None:
+        """Refuse a choice of languages for each reading: an artifact is one reading for all."""
+        if any(isinstance(node, InLanguages) for node in walk(source)):
+            raise ValueError(
+                f"work {self.name}: its source is InLanguages, and what it writes would not be in "
+                f"turn in these; give it the source inside, and write InLanguages(Artifact"
+                f"({self.name!r}), ...) where the artifact is read"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +62,8 @@ class Mine(_Work):
       duplicates: leave out passages whose words are so much alike to a known positive's: the
         Jaccard index of the sets of words, without case and punctuation; 1 is the same words. None
         compares nothing. (Chinese, Japanese and Thai have a clause for a word.)
-      other_documents: leave out passages of a positive's document, which are those with its title.
+      other_documents: leave out passages of a positive's document, which are those with its title;
+        a positive that is not in the corpus has none.
       judge: a retriever, or ``"bm25"``, that leaves out what it scores above
         ``judge_max_relative`` of its score of the positive; None for no judge.
       judge_max_relative: as ``max_relative``.
@@ -63,8 +74,10 @@ class Mine(_Work):
       CL-ReLKT's step 1 searches with the English question and passes the first rank over; its step
       2 walks the whole corpus by falling score, and drops what has no negative:
 
+      >>> from clir_jax.data.collections import Retrieval
       >>> from clir_jax.data.sources import Atlas
-      >>> asked, corpus = Atlas("ranking", "sw"), Atlas("text", "en")
+      >>> asked = Atlas("ranking", "sw")
+      >>> corpus = Retrieval("corpus.jsonl", "queries.tsv", "qrels.trec", "en")  # with titles
       >>> first = Mine("first", "bm25", asked, corpus, negatives=3, skip=1, sampling="top",
       ...     query_language="en", other_documents=True)
       >>> second = Mine("second", FromStage("warm"), asked, corpus, negatives=5, depth=2000,
@@ -100,6 +113,7 @@ class Mine(_Work):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._refuse_languages(self.source)
         where = f"work {self.name}"
         require(self.skip >= 0, f"{where}: skip", self.skip, "at least 0")
         enough = 1 <= self.negatives <= self.depth - self.skip
@@ -144,6 +158,10 @@ class Score(_Work):
 
     model: str | FromStage
     source: Source
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._refuse_languages(self.source)
 
 
 @dataclasses.dataclass(frozen=True)

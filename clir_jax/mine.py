@@ -69,7 +69,14 @@ def _mine(given: argparse.Namespace) -> int:
 
     output = _free(given.output)
     files = (given.corpus, given.queries, given.qrels, given.language, given.query_column)
-    translations = dict(_translation(text) for text in given.translation)
+    translations: dict[str, str | int] = {}
+    for text in given.translation:
+        language, place = _translation(text)
+        if language in translations:
+            raise ValueError(
+                f"--translation {text}: {language} was given before; write one of them"
+            )
+        translations[language] = place
     bad = given.on_bad_record
     options = {f: getattr(given, f) for f in Mine.__dataclass_fields__ if hasattr(given, f)}
     options = {name: value for name, value in options.items() if name not in ("model", "corpus")}

@@ -21,8 +21,9 @@ Score:    published for the base size on XOR-Retrieve dev, average of seven lang
           R@2kt 67.6, searched in all of Wikipedia.
 
 Differences from the release: float16 is bfloat16 here, markers are tokens of their own and not
-rare pieces, padding of passages is no candidate in MaxSim, and sentences of bitext meet in batches
-by length.
+rare pieces, queries are filled with ``<mask>`` and not with ``<pad>``, ``<s>`` keeps its vector,
+padding of passages is no candidate in MaxSim, sentences of bitext meet in batches by length, and
+weight decay is 0 (the release's "library defaults" are not verified).
 """
 
 from clir_jax.config import Evaluate, FromStage, Optimizer, Run, Stage, Task

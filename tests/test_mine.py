@@ -136,6 +136,10 @@ def test_stopped_and_started_again(command, tmp_path, monkeypatch, capsys):
             "--translation fr: write LANGUAGE=FILE or LANGUAGE=COLUMN, as in en=2",
         ),
         (
+            ["--translation", "en=3"],
+            "--translation en=3: en was given before; write one of them",
+        ),
+        (
             ["--query-language", "fr"],
             "work negatives: query_language is 'fr', and its source asks in sw, en; write one of "
             "these",

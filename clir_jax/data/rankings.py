@@ -36,6 +36,13 @@ class Beir:
     translations: Mapping[str, str | int] = dataclasses.field(default_factory=dict)
     on_bad_record: str = "error"
 
+    def __post_init__(self) -> None:
+        if self.language in self.translations:
+            raise ValueError(
+                f"Beir.translations has {self.language!r}, the language; name other languages "
+                "there, and this one's column as query_column"
+            )
+
     def open(self, data_root: str) -> RankingRecords:
         """Read and check all files; texts are read again when they are asked for.
 

@@ -224,10 +224,18 @@ class TokenAlignmentDistillation:
 
     def _check_forms(self, student: ModelFacts, teacher: ModelFacts) -> None:
         """Refuse a match in order where the k-th token of one model is not that of the other."""
+        in_order = "english" in self._targets and "english" not in self._aligned
         forms = {"queries": (student.query_form, teacher.query_form, "query_marker and expansion")}
         if "passage" in self._targets.values():
             forms["passages"] = (student.passage_form, teacher.passage_form, "passage_marker")
         for read, (ours, theirs, options) in forms.items():
+            whole = "passages" if self.english == "passage" else "queries"
+            if in_order and self.slots == "all" and read == whole and ours != theirs:
+                raise ValueError(
+                    f"{_NAME} pairs all slots of {read} in order, and the student's special tokens "
+                    f"are {ours} where the teacher's are {theirs}; give both the same {options}, "
+                    "or write english_pairs='aligned'"
+                )
             if self._specials and ours != theirs:
                 raise ValueError(
                     f"{_NAME} pairs the special tokens of {read} in order, and the student's "
@@ -235,7 +243,6 @@ class TokenAlignmentDistillation:
                     "or set specials_weight=0"
                 )
         known = student.vocabulary and teacher.vocabulary
-        in_order = "english" in self._targets and "english" not in self._aligned
         if in_order and known and student.vocabulary != teacher.vocabulary:
             raise ValueError(
                 f"{_NAME}: english_pairs is 'in_order', and the student's tokenizer or its "

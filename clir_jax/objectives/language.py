@@ -223,6 +223,9 @@ class LanguageFairness:
         ``"query.en"``, one language; at least two.
       temperature: divides scores (:math:`\tau`).
       in_batch: over every passage of the batch, each once, instead of the query's own list.
+
+    The passages are the same texts for every language of the question, in whatever language the
+    data give them (``data.languages.InLanguages`` draws it by passage).
     """
 
     queries: tuple[str, ...] = ("query", "query.en")

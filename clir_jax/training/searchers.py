@@ -17,8 +17,9 @@ from clir_jax.models.requests import Embeddings
 # Passages read from the disk at once; widths are multiples of a number: each is compiled once.
 _BLOCK_ROWS = 512
 _WIDTH_STEP = 32
-# Questions whose lists are scored at once.
+# Questions whose lists are scored at once, and passages of each.
 _LISTS = 32
+_COLUMNS = 128
 
 Check = Callable[[Embeddings], Embeddings]
 Found = tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]
@@ -144,22 +145,33 @@ class StoredSearcher:
         scored: list[Float[np.ndarray, " n"]] = []
         for start in range(0, len(lists), _LISTS):
             own = lists[start : start + _LISTS]
-            # Few shapes are compiled: all groups have as many questions, and lists of 2^n.
             asking = np.resize(np.asarray(rows[start : start + _LISTS], int), _LISTS)
-            longest = max(1, *map(len, own))
-            table = np.full((_LISTS, 1 << (longest - 1).bit_length()), -1, np.int32)
-            named, numbers = np.unique(np.concatenate([*own, []]).astype(int), return_inverse=True)
-            ends = np.cumsum([len(one) for one in own])
-            for row, (end, one) in enumerate(zip(ends, own, strict=True)):
-                table[row, : len(one)] = numbers[end - len(one) : end]
-            if not len(named):
-                scored += [np.zeros(0, np.float32) for _ in own]
-                continue
             queries: Embeddings = jax.tree.map(lambda x, asking=asking: x[asking], asked)
-            with jax.set_mesh(self._encoder.mesh):
-                told = rerank(queries, self._read(self._rows[named]), table)
-            scored += [told[row, : len(one)] for row, one in enumerate(own)]
+            # A few columns at a time, so that memory does not grow with the lists.
+            columns = range(0, max(1, *map(len, own)), _COLUMNS)
+            parts = [
+                self._score(queries, [one[column : column + _COLUMNS] for one in own])
+                for column in columns
+            ]
+            scored += [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
         return scored
+
+    def _score(
+        self, queries: Embeddings, lists: Sequence[Sequence[int]]
+    ) -> list[Float[np.ndarray, " n"]]:
+        """Score short lists, at most one for each of the questions."""
+        # Few shapes are compiled: all groups have as many questions, and lists of 2^n.
+        longest = max(1, *map(len, lists))
+        table = np.full((_LISTS, 1 << (longest - 1).bit_length()), -1, np.int32)
+        named, numbers = np.unique(np.concatenate([*lists, []]).astype(int), return_inverse=True)
+        if not len(named):
+            return [np.zeros(0, np.float32) for _ in lists]
+        ends = np.cumsum([len(one) for one in lists])
+        for row, (end, one) in enumerate(zip(ends, lists, strict=True)):
+            table[row, : len(one)] = numbers[end - len(one) : end]
+        with jax.set_mesh(self._encoder.mesh):
+            told = rerank(queries, self._read(self._rows[named]), table)
+        return [told[row, : len(one)] for row, one in enumerate(lists)]
 
     def _blocks(self) -> Iterator[Block]:
         for start in range(0, self._searched, _BLOCK_ROWS):

@@ -15,6 +15,7 @@ from clir_jax.config_types import named
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.requests import EncodePassage, Output
 from clir_jax.objectives.base import Ask, Batch, ModelFacts, Objective
+from clir_jax.objectives.sentences import ThreeTermTransfer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +176,14 @@ def refuse_towers(run: Run, stage: Stage) -> None:
         return
     frozen_teacher(stage)
     for task in stage.tasks:
-        for name, ask in task.objective.student.items():
+        objective = task.objective
+        if isinstance(objective, ThreeTermTransfer) and objective.passage_weight > 0:
+            raise ConfigError(
+                f"{where}.tasks.{task.title}: its passage_weight is {objective.passage_weight}, of "
+                "the student's passages against the teacher's, which are the same with "
+                "passage_encoder='teacher'; set passage_weight to 0"
+            )
+        for name, ask in objective.student.items():
             # Of rankings, passages are what questions are compared with: whose they are is all the
             # same to the loss. Any other text is there for the student to learn how to encode it.
             if ask.kind is EncodePassage and any(t.split(".")[1] != "passages" for t in ask.texts):

@@ -20,7 +20,9 @@ Score:    not run yet.
 
 Differences from the paper: everything is small, teacher and student cut text differently (so the
 English side is aligned too), batches are of 16, and rates are those of a small network with a new
-vocabulary.
+vocabulary. 1a is trained with in-batch negatives; 2a aligns content and leaves padding out; 2b
+compares four passages a question. The test questions choose nothing: a stage is measured once, at
+its end.
 """
 
 from clir_jax.config import (
@@ -50,6 +52,10 @@ from clir_jax.objectives.distillation import RelevanceDistillation
 from clir_jax.ops.alignment import Greedy
 
 _CORPUS = "retrieval/corpus.en.jsonl"
+# The passages that are searched; their questions are of the training set.
+_PASSAGES = Retrieval(
+    _CORPUS, "retrieval/xquad/train/queries.en.tsv", "retrieval/xquad/train/qrels.trec", "en"
+)
 _HELD_OUT = 200
 _BUCKETS = 10
 _XQUAD = ("ar", "de", "el", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
@@ -99,7 +105,7 @@ def get_config(
             "negatives",
             "bm25",
             source=questions,
-            corpus=tests["en"],
+            corpus=_PASSAGES,
             negatives=8,
             depth=50,
         ),
@@ -108,7 +114,7 @@ def get_config(
             model=retriever,
             init=FromStage("1a-english"),
             vocabulary=ReplaceVocabulary(
-                "vocab/mbert_wordpiece.txt", (bitext, english, questions, tests["en"])
+                "vocab/mbert_wordpiece.txt", (bitext, english, questions, _PASSAGES)
             ),
             tasks=(
                 Task(

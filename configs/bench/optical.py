@@ -39,6 +39,10 @@ from clir_jax.objectives.contrastive import InfoNCE
 from clir_jax.ops.alignment import Sinkhorn
 
 _CORPUS = "retrieval/corpus.en.jsonl"
+# The passages that are searched; their questions are of the training set.
+_PASSAGES = Retrieval(
+    _CORPUS, "retrieval/xquad/train/queries.en.tsv", "retrieval/xquad/train/qrels.trec", "en"
+)
 _HELD_OUT = 200
 _BUCKETS = 10
 _XQUAD = ("ar", "de", "el", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
@@ -84,9 +88,7 @@ def get_config(
         name="distil",
         model=retriever,
         init=FromStage("teacher"),
-        vocabulary=ReplaceVocabulary(
-            "vocab/mbert_wordpiece.txt", (bitext, english, collections["en"])
-        ),
+        vocabulary=ReplaceVocabulary("vocab/mbert_wordpiece.txt", (bitext, english, _PASSAGES)),
         tasks=(
             Task(
                 TokenAlignmentDistillation(Sinkhorn(epsilon=0.02), length=48),

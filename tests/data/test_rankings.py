@@ -245,6 +245,11 @@ def test_triples_that_are_not_line_by_line(tmp_path, english, sentence):
     assert str(error.value) == sentence
 
 
+def test_judged_files_whose_options_do_not_fit():
+    with pytest.raises(ValueError, match="translations has 'sw', the language; name other lang"):
+        Beir("c.jsonl", "q.tsv", "r.trec", "sw", translations={"sw": 2})
+
+
 def test_triples_whose_options_do_not_fit():
     with pytest.raises(ValueError, match="translations has 'sw', the query_language; name other"):
         TriplesTSV("x.tsv", "sw", {"sw": "en.tsv"})

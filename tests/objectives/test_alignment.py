@@ -329,6 +329,12 @@ LOWER = TokenAlignmentDistillation(layer=6)
             "of passages in order.* are a where the teacher's are b; give both the same passage_m",
         ),
         (
+            dataclasses.replace(IN_ORDER, slots="all"),
+            _facts(passage_form="a"),
+            _facts(passage_form="b"),
+            "all slots of passages in order.* are a where .* are b; .* english_pairs='aligned'",
+        ),
+        (
             IN_ORDER,
             _facts(vocabulary="x"),
             _facts(vocabulary="y"),

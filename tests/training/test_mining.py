@@ -9,15 +9,16 @@ import jax
 import numpy as np
 import pytest
 
-from clir_jax.config import Mine
+from clir_jax.config import Mine, Score
 from clir_jax.data.bitext import BitextTSV
 from clir_jax.data.collections import Retrieval
+from clir_jax.data.languages import InLanguages
 from clir_jax.data.rankings import RankingJSONL
 from clir_jax.data.reading import DataError
 from clir_jax.evaluation import retrieval
 from clir_jax.evaluation.retrieval import TextEncoder
 from clir_jax.models.requests import EncodePassage, EncodeQuery
-from clir_jax.training import mining, negatives
+from clir_jax.training import mining, negatives, searchers
 from clir_jax.training.artifacts import records_source
 from clir_jax.training.mining import mine
 from tests.training.workshop import (
@@ -351,7 +352,8 @@ def allowed_by_rules(work, row, rows, texts, titles, scores, judge):
 
 
 @pytest.mark.parametrize("name", ["a model", "bm25"])
-def test_every_option_against_a_loop(tmp_path, model, name):
+def test_every_option_against_a_loop(tmp_path, model, name, monkeypatch):
+    monkeypatch.setattr(searchers, "_COLUMNS", 5)  # lists are of up to 20
     rows, texts, titles = judged_data(tmp_path)
     more = [text for row in rows for text in row["positives"] if text not in texts]
     every = [*texts, *dict.fromkeys(more)]
@@ -451,6 +453,15 @@ def test_what_a_source_and_a_corpus_must_have(tmp_path):
         with pytest.raises(DataError) as error:
             mine(work, shop.place("mined"))
         assert str(error.value) == f"work mined: {sentence}"
+
+
+def test_an_artifact_is_one_reading_for_all():
+    mixed = InLanguages(RANKINGS, ("sw", "en"))
+    for work in (lambda: Mine("w", "bm25", mixed, RANKINGS), lambda: Score("w", "m", mixed)):
+        with pytest.raises(
+            ValueError, match=r"work w: its source is InLanguages.*\(Artifact\('w'\)"
+        ):
+            work()
 
 
 @pytest.mark.parametrize(

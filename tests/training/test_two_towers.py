@@ -27,6 +27,7 @@ from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.objectives.base import Ask, Batch
 from clir_jax.objectives.contrastive import InfoNCE
 from clir_jax.objectives.distillation import RelevanceDistillation
+from clir_jax.objectives.sentences import ThreeTermTransfer
 from clir_jax.training import loop
 from clir_jax.training.artifacts import records_source
 from clir_jax.training.build import build_stage
@@ -327,6 +328,15 @@ def _refused():
         r"bitext\.english as passages \('english'\), and passage_encoder='teacher' keeps the": (
             first,
             _stage(teacher, teacher, (english,)),
+        ),
+        r"tasks\.ThreeTermTransfer: its passage_weight is 1\.0, of the student's passages against "
+        r"the teacher's, which are the same .*; set passage_weight to 0": (
+            first,
+            _stage(
+                teacher,
+                teacher,
+                (dataclasses.replace(_distilled(teacher), objective=ThreeTermTransfer()),),
+            ),
         ),
         r"tasks\._Named\.teachers: 'x\.passage' is taken": (
             first,
