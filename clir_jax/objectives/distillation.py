@@ -1,15 +1,16 @@
 """Distillation of scores: the student ranks a query's passages as a teacher does."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import cast
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from clir_jax.models.requests import Embeddings, EncodePassage, EncodeQuery, Output
-from clir_jax.objectives.base import Ask, Batch, ModelFacts, weighted_mean
+from clir_jax.models.requests import Embeddings, Output
+from clir_jax.objectives.base import Ask, Batch, weighted_mean
 from clir_jax.objectives.rankings import (
+    OnRankings,
     log_distribution,
     mean_over,
     present,
@@ -22,7 +23,7 @@ _SIMILARITIES = ("cosine", "l2")
 
 
 @dataclasses.dataclass(frozen=True)
-class _ScoreDistillation:
+class _ScoreDistillation(OnRankings):
     """Who is asked what, and both models' scores of the same passages."""
 
     student_query: str = "query"
@@ -51,22 +52,9 @@ class _ScoreDistillation:
         return {} if self.teacher_kind == "stored" else self._asks(self.teacher_query)
 
     @property
-    def token_labels(self) -> Sequence[str]:
-        """None."""
-        return ()
-
-    @property
     def least_passages(self) -> int:
         """Two, or there is nothing to prefer."""
         return 2
-
-    def check(self, student: ModelFacts, teachers: Mapping[str, ModelFacts]) -> None:
-        """Any two retrievers will do: scores are compared, not vectors."""
-
-    def _asks(self, field: str) -> dict[str, Ask]:
-        text = query_field(type(self).__name__, "query", field)
-        passages = Ask(EncodePassage, ("ranking.passages",))
-        return {"query": Ask(EncodeQuery, (text,)), "passages": passages}
 
     def _scores(
         self,

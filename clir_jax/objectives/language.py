@@ -13,6 +13,7 @@ from clir_jax.models.requests import Embeddings, EncodePassage, EncodeQuery, Out
 from clir_jax.objectives.base import Ask, Batch, ModelFacts, weighted_mean
 from clir_jax.objectives.rankings import (
     EXCLUDED,
+    OnRankings,
     log_distribution,
     present,
     query_field,
@@ -204,7 +205,7 @@ def language_balance(
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageFairness:
+class LanguageFairness(OnRankings):
     r"""Give one question the same scores of the same passages in whatever language it is asked.
 
     The Jensen-Shannon divergence between the distributions that a question gives over passages in
@@ -255,22 +256,9 @@ class LanguageFairness:
         return asks | {"passages": Ask(EncodePassage, ("ranking.passages",))}
 
     @property
-    def teacher(self) -> Mapping[str, Ask]:
-        """Nothing: the languages teach one another."""
-        return {}
-
-    @property
-    def token_labels(self) -> Sequence[str]:
-        """None."""
-        return ()
-
-    @property
     def least_passages(self) -> int:
         """Two, or there is nothing to agree on, unless the batch brings others."""
         return 1 if self.in_batch else 2
-
-    def check(self, student: ModelFacts, teachers: Mapping[str, ModelFacts]) -> None:
-        """Any retriever will do."""
 
     def loss(
         self, student: Mapping[str, Output], teacher: Mapping[str, Output], batch: Batch

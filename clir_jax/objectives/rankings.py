@@ -13,19 +13,14 @@ from clir_jax.ops.maxsim import maxsim, maxsim_lists
 EXCLUDED = -1e9
 """The score of what is not a candidate; finite, so that its gradient is 0 and not NaN."""
 
-_QUERY_AND_PASSAGES = {
-    "query": Ask(EncodeQuery, ("ranking.query",)),
-    "passages": Ask(EncodePassage, ("ranking.passages",)),
-}
-
 
 class OnRankings:
-    """What objectives on rankings without a teacher have in common."""
+    """What objectives on rankings have in common; those with a teacher ask it besides."""
 
     @property
     def student(self) -> Mapping[str, Ask]:
         """The query and its list of passages."""
-        return _QUERY_AND_PASSAGES
+        return self._asks("query")
 
     @property
     def teacher(self) -> Mapping[str, Ask]:
@@ -39,6 +34,12 @@ class OnRankings:
 
     def check(self, student: ModelFacts, teachers: Mapping[str, ModelFacts]) -> None:
         """Any retriever will do."""
+
+    def _asks(self, field: str) -> dict[str, Ask]:
+        """A question, read as ``query_field`` says, and its list of passages."""
+        text = query_field(type(self).__name__, "query", field)
+        passages = Ask(EncodePassage, ("ranking.passages",))
+        return {"query": Ask(EncodeQuery, (text,)), "passages": passages}
 
 
 def query_field(objective: str, option: str, field: str) -> str:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from clir_jax.models.requests import Embeddings, EncodePassage, EncodeQuery, Output, Request
 from clir_jax.objectives.base import Ask, Batch, ModelFacts, weighted_mean
-from clir_jax.objectives.rankings import mean_over, query_field
+from clir_jax.objectives.rankings import OnRankings, mean_over, query_field
 
 _READINGS: Mapping[str, type[Request]] = {"query": EncodeQuery, "passage": EncodePassage}
 
@@ -92,7 +92,7 @@ class SentenceDistillation:
 
 
 @dataclasses.dataclass(frozen=True)
-class ThreeTermTransfer:
+class ThreeTermTransfer(OnRankings):
     r"""CL-ReLKT's third step: a student's questions and documents take the teacher's places.
 
     .. math::
@@ -147,11 +147,6 @@ class ThreeTermTransfer:
         return self._asks(self.teacher_query)
 
     @property
-    def token_labels(self) -> Sequence[str]:
-        """None."""
-        return ()
-
-    @property
     def least_passages(self) -> int:
         """The relevant one."""
         return 1
@@ -175,11 +170,6 @@ class ThreeTermTransfer:
         }
         weighted = [getattr(self, f"{name}_weight") * term for name, term in terms.items()]
         return 1000.0 * jnp.stack(weighted).sum(), terms
-
-    def _asks(self, field: str) -> dict[str, Ask]:
-        text = query_field("ThreeTermTransfer", "query", field)
-        passages = Ask(EncodePassage, ("ranking.passages",))
-        return {"query": Ask(EncodeQuery, (text,)), "passages": passages}
 
 
 def reading(objective: str, read_as: str) -> type[Request]:

@@ -28,8 +28,28 @@ _Given = Array | np.ndarray
 _Solve = Callable[[Array, Array, Array], Array]
 
 
+class _Aligned:
+    """The interface; an aligner computes ``_plan`` from arrays of one dtype."""
+
+    def plan(
+        self,
+        cost: Float[_Given, "R Tx Ty"],
+        a: Float[_Given, "R Tx"],
+        b: Float[_Given, "R Ty"],
+        *,
+        null: float | None = None,
+    ) -> Float[Array, "R Tx Ty"]:
+        """Align; see the module for arguments and result."""
+        given = [jax.lax.stop_gradient(jnp.asarray(part)) for part in (cost, a, b)]
+        cost, a, b = (part.astype(compute_dtype(*given)) for part in given)
+        return self._plan(cost, a, b, null)
+
+    def _plan(self, cost: Array, a: Array, b: Array, null: float | None) -> Array:
+        raise NotImplementedError
+
+
 @dataclasses.dataclass(frozen=True)
-class Greedy:
+class Greedy(_Aligned):
     """One to one: the nearest pair of all first, then the nearest of the tokens that are left.
 
     The matches share one unit in proportion to the smaller mass of their two tokens: 1 / min(m, n)
@@ -43,22 +63,13 @@ class Greedy:
         [0.  0.5]]]
     """
 
-    def plan(
-        self,
-        cost: Float[_Given, "R Tx Ty"],
-        a: Float[_Given, "R Tx"],
-        b: Float[_Given, "R Ty"],
-        *,
-        null: float | None = None,
-    ) -> Float[Array, "R Tx Ty"]:
-        """Align; see the module for arguments and result."""
-        cost, a, b = _problem(cost, a, b)
+    def _plan(self, cost: Array, a: Array, b: Array, null: float | None) -> Array:
         plan = matched_plan(greedy_matches(cost, _support(a, b)), a, b)
         return plan if null is None else _within(null, cost, plan)
 
 
 @dataclasses.dataclass(frozen=True)
-class Assignment:
+class Assignment(_Aligned):
     """One to one, the cheapest of all such alignments.
 
     Mass is shared as ``Greedy`` does. With ``null``, it is the cheapest alignment in which a pair
@@ -71,16 +82,7 @@ class Assignment:
         [0.5 0. ]]]
     """
 
-    def plan(
-        self,
-        cost: Float[_Given, "R Tx Ty"],
-        a: Float[_Given, "R Tx"],
-        b: Float[_Given, "R Ty"],
-        *,
-        null: float | None = None,
-    ) -> Float[Array, "R Tx Ty"]:
-        """Align; see the module for arguments and result."""
-        cost, a, b = _problem(cost, a, b)
+    def _plan(self, cost: Array, a: Array, b: Array, null: float | None) -> Array:
         # Matching at cost ``null`` or leaving out is all the same, so what costs more costs that.
         capped = cost if null is None else jnp.minimum(cost, jnp.asarray(null, cost.dtype))
         plan = matched_plan(cheapest_matches(capped, _support(a, b)), a, b)
@@ -88,7 +90,7 @@ class Assignment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sinkhorn:
+class Sinkhorn(_Aligned):
     """Optimal transport, blurred: near tokens share what they have; see ``ops.transport``.
 
     Args:
@@ -122,16 +124,7 @@ class Sinkhorn:
             self.solver,
         )
 
-    def plan(
-        self,
-        cost: Float[_Given, "R Tx Ty"],
-        a: Float[_Given, "R Tx"],
-        b: Float[_Given, "R Ty"],
-        *,
-        null: float | None = None,
-    ) -> Float[Array, "R Tx Ty"]:
-        """Align; see the module for arguments and result."""
-
+    def _plan(self, cost: Array, a: Array, b: Array, null: float | None) -> Array:
         def solve(cost: Array, a: Array, b: Array) -> Array:
             return transport_plan(
                 cost,
@@ -149,7 +142,7 @@ class Sinkhorn:
 
 
 @dataclasses.dataclass(frozen=True)
-class IPOT:
+class IPOT(_Aligned):
     """Optimal transport, exact in the limit; see ``ops.transport.ipot_plan``.
 
     Args:
@@ -172,16 +165,7 @@ class IPOT:
             if getattr(self, name) < 1:
                 raise ValueError(f"IPOT: {name} is {getattr(self, name)}; it must be at least 1")
 
-    def plan(
-        self,
-        cost: Float[_Given, "R Tx Ty"],
-        a: Float[_Given, "R Tx"],
-        b: Float[_Given, "R Ty"],
-        *,
-        null: float | None = None,
-    ) -> Float[Array, "R Tx Ty"]:
-        """Align; see the module for arguments and result."""
-
+    def _plan(self, cost: Array, a: Array, b: Array, null: float | None) -> Array:
         def solve(cost: Array, a: Array, b: Array) -> Array:
             options = {"iterations": self.iterations, "inner": self.inner}
             return ipot_plan(cost, a, b, beta=self.beta, **options)
@@ -190,7 +174,7 @@ class IPOT:
 
 
 @dataclasses.dataclass(frozen=True)
-class Attention:
+class Attention(_Aligned):
     r"""Each token of the first text is spread over those of the second by a softmax.
 
     .. math:: P_{ij} = a_i \frac{e^{-C_{ij} / \tau}}{\sum_{k: b_k > 0} e^{-C_{ik} / \tau}}
@@ -213,16 +197,7 @@ class Attention:
                 f"Attention: temperature is {self.temperature}; it must be above 0, 0.05 say"
             )
 
-    def plan(
-        self,
-        cost: Float[_Given, "R Tx Ty"],
-        a: Float[_Given, "R Tx"],
-        b: Float[_Given, "R Ty"],
-        *,
-        null: float | None = None,
-    ) -> Float[Array, "R Tx Ty"]:
-        """Align; see the module for arguments and result."""
-        cost, a, b = _problem(cost, a, b)
+    def _plan(self, cost: Array, a: Array, b: Array, null: float | None) -> Array:
         support = _support(a, b)
         if null is not None:
             cost = jnp.pad(cost, [(0, 0), (0, 0), (0, 1)], constant_values=null)
@@ -292,12 +267,6 @@ def links(plan: Float[_Given, "R Tx Ty"], share: float | None = None) -> Bool[Ar
     return (plan >= of_row) & (plan >= of_column) & (plan > 0)
 
 
-def _problem(cost: _Given, a: _Given, b: _Given) -> tuple[Array, Array, Array]:
-    given = [jax.lax.stop_gradient(jnp.asarray(part)) for part in (cost, a, b)]
-    cost, a, b = (part.astype(compute_dtype(*given)) for part in given)
-    return cost, a, b
-
-
 def _support(a: Array, b: Array) -> Array:
     return (a > 0)[:, :, None] & (b > 0)[:, None, :]
 
@@ -306,8 +275,7 @@ def _within(null: float, cost: Array, plan: Array) -> Array:
     return jnp.where(cost <= null, plan, jnp.zeros_like(plan))
 
 
-def _transported(solve: _Solve, cost: _Given, a: _Given, b: _Given, null: float | None) -> Array:
-    problem = _problem(cost, a, b)
+def _transported(solve: _Solve, cost: Array, a: Array, b: Array, null: float | None) -> Array:
     if null is None:
-        return solve(*problem)
-    return solve(*with_null(*problem, null))[:, :-1, :-1]
+        return solve(cost, a, b)
+    return solve(*with_null(cost, a, b, null))[:, :-1, :-1]
