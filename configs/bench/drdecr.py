@@ -56,6 +56,20 @@ _CORPUS = "retrieval/corpus.en.jsonl"
 _PASSAGES = Retrieval(
     _CORPUS, "retrieval/xquad/train/queries.en.tsv", "retrieval/xquad/train/qrels.trec", "en"
 )
+_ENGLISH = Mixture(
+    tuple(
+        Beir(
+            f"english/{name}/corpus.jsonl",
+            f"english/{name}/queries.tsv",
+            f"english/{name}/qrels.trec",
+        )
+        for name in ("new_wiki", "squad_sentences", "qed")
+    )
+)
+_RETRIEVER = LateInteraction(dimension=128, query_length=32, passage_length=128, expansion=False)
+_TEACHERS = {"teacher": FromStage("1a-english")}
+# Most vectors of the new vocabulary are means of English pieces: they have far to go.
+_NEW_PIECES = (Group("embeddings/word", learning_rate=5.0),)
 _HELD_OUT = 200
 _BUCKETS = 10
 _XQUAD = ("ar", "de", "el", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
@@ -73,30 +87,16 @@ def get_config(
     seed: int = 0,
 ) -> Run:
     """The four stages for questions in ``language``."""
-    english = Mixture(
-        tuple(
-            Beir(
-                f"english/{name}/corpus.jsonl",
-                f"english/{name}/queries.tsv",
-                f"english/{name}/qrels.trec",
-            )
-            for name in ("new_wiki", "squad_sentences", "qed")
-        )
-    )
     bitext = BitextTSV(f"bitext/{language}/*.tsv", language, hold_out=_HELD_OUT)
     questions, tests = _questions(language)
     mined = Artifact("negatives")
-    teachers = {"teacher": FromStage("1a-english")}
-    retriever = LateInteraction(dimension=128, query_length=32, passage_length=128, expansion=False)
-    # Most vectors of the new vocabulary are means of English pieces: they have far to go.
-    new_pieces = (Group("embeddings/word", learning_rate=5.0),)
     best = Evaluate(tests, best=f"nDCG@10 {language}")
     stages = (
         Stage(
             name="1a-english",
-            model=retriever,
+            model=_RETRIEVER,
             init=model,
-            tasks=(Task(InfoNCE(), {"ranking": english}, batch_size=32, buckets=_BUCKETS),),
+            tasks=(Task(InfoNCE(), {"ranking": _ENGLISH}, batch_size=32, buckets=_BUCKETS),),
             optimizer=Optimizer(learning_rate=5e-5, warmup=20),
             steps=teacher_steps,
             evaluate=Evaluate(tests, best="nDCG@10 en", baselines=("bm25",)),
@@ -111,10 +111,10 @@ def get_config(
         ),
         Stage(
             name="1b-questions",
-            model=retriever,
+            model=_RETRIEVER,
             init=FromStage("1a-english"),
             vocabulary=ReplaceVocabulary(
-                "vocab/mbert_wordpiece.txt", (bitext, english, questions, _PASSAGES)
+                "vocab/mbert_wordpiece.txt", (bitext, _ENGLISH, questions, _PASSAGES)
             ),
             tasks=(
                 Task(
@@ -125,14 +125,14 @@ def get_config(
                     buckets=4,
                 ),
             ),
-            optimizer=Optimizer(learning_rate=5e-5, warmup=10, groups=new_pieces),
+            optimizer=Optimizer(learning_rate=5e-5, warmup=10, groups=_NEW_PIECES),
             steps=question_steps,
             evaluate=best,
         ),
         EncodeTeacher("sentences", "2a-tokens", "TokenAlignmentDistillation"),
         Stage(
             name="2a-tokens",
-            model=retriever,
+            model=_RETRIEVER,
             init=FromStage("1b-questions"),
             tasks=(
                 Task(
@@ -140,25 +140,25 @@ def get_config(
                         Greedy(), distance="mse", english="passage", length=48
                     ),
                     {"bitext": bitext},
-                    teachers,
+                    _TEACHERS,
                     batch_size=16,
                     buckets=_BUCKETS,
                 ),
             ),
-            optimizer=Optimizer(learning_rate=2e-4, warmup=100, groups=new_pieces),
+            optimizer=Optimizer(learning_rate=2e-4, warmup=100, groups=_NEW_PIECES),
             steps=token_steps,
             evaluate=best,
         ),
         EncodeTeacher("relevance", "2b-relevance", "RelevanceDistillation"),
         Stage(
             name="2b-relevance",
-            model=retriever,
+            model=_RETRIEVER,
             init=FromStage("2a-tokens"),
             tasks=(
                 Task(
                     RelevanceDistillation(student_query=f"query.{language}", temperature=2.0),
                     {"ranking": mined},
-                    teachers,
+                    _TEACHERS,
                     batch_size=16,
                     passages=4,
                     buckets=4,
