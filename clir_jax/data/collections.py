@@ -1,7 +1,7 @@
 """Evaluation sets: queries, the passages to search, and which of them are relevant."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from clir_jax.data import demo
 from clir_jax.data.bitext import BitextMoses, BitextTSV
 from clir_jax.data.ir_files import IRFiles, IRPassages
 from clir_jax.data.judgements import Corpus, Qrels, Queries, passage_text, read_qrels
+from clir_jax.data.pools import RELEVANT, Pool
 from clir_jax.data.reading import Intake, Report
 
 _SAMPLE_SEED = 0
@@ -57,6 +58,15 @@ class Retrieval:
         None searches the whole corpus.
       name: for tables and file names.
       on_bad_record: "error" stops at the first bad line; "skip" leaves it out and counts it.
+      translations: the corpus in other languages, a file of equal ids for each. All are searched as
+        one pool, in which the id of a translated passage is ``language:id``.
+      relevant: what counts in a pool: ``"any"``, the judged passages in every language; ``"own"``,
+        in the language of the queries (the corpus's, where there is no translation into it); or
+        ``"language"``, every passage in that language, judged or not: P@10 is then their share of
+        the first ten, which tells how much a model prefers what is in the query's own language.
+
+    Raises:
+      ValueError: if ``sample`` or ``relevant`` is out of range.
     """
 
     corpus: str
@@ -67,9 +77,18 @@ class Retrieval:
     sample: int | None = None
     name: str = "retrieval"
     on_bad_record: str = "error"
+    translations: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    relevant: str = "any"
 
     def __post_init__(self) -> None:
         _check_sample("Retrieval", self.sample)
+        if self.relevant not in RELEVANT:
+            raise ValueError(f"Retrieval.relevant is {self.relevant!r}; write one of {RELEVANT}")
+        if self.relevant != "any" and not self.translations:
+            raise ValueError(
+                f"Retrieval.relevant is {self.relevant!r} and there are no translations to choose "
+                'from; name some, or write relevant="any"'
+            )
 
     def open(self, data_root: str) -> Collection:
         """Read and check all files.
@@ -78,13 +97,15 @@ class Retrieval:
           DataError: if a file cannot be read, or holds a bad record.
         """
         intake = Intake(self.on_bad_record)
-        corpus = Corpus(data_root, self.corpus, intake)
+        pool = Pool(data_root, self.corpus, self.translations, intake)
         queries = Queries(data_root, self.queries, (self.query_column,), intake)
-        qrels = read_qrels(data_root, self.qrels, queries.rows, corpus.rows, intake)
+        qrels = read_qrels(data_root, self.qrels, queries.rows, pool.originals, intake)
         intake.leave_out("query without a judged passage", len(queries.rows) - len(qrels))
+        qrels = pool.everywhere(qrels, intake)
         query_ids = [query for query in queries.rows if query in qrels]
-        passage_ids = _sampled(list(corpus.rows), qrels, self.sample)
-        parts = [corpus.parts(corpus.rows[passage]) for passage in passage_ids]
+        passage_ids = _sampled(pool.ids, qrels, self.sample)
+        qrels = pool.counted(qrels, self.relevant, self.language, passage_ids)
+        parts = [pool.parts(passage) for passage in passage_ids]
         return Collection(
             name=self.name,
             language=self.language,
@@ -99,7 +120,7 @@ class Retrieval:
 
     def files(self) -> tuple[str, ...]:
         """The files it reads."""
-        return (self.corpus, self.queries, self.qrels)
+        return (self.corpus, self.queries, self.qrels, *self.translations.values())
 
 
 @dataclasses.dataclass(frozen=True)

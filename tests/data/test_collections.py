@@ -54,6 +54,80 @@ def test_a_sample_keeps_what_is_judged(folder, sample):
     assert retrieval.open(str(folder)).passage_ids == found.passage_ids
 
 
+@pytest.fixture
+def pooled(folder):
+    """The corpus in two other languages, one of which has a passage more."""
+    for language, count in (("de", 50), ("sw", 51)):
+        rows = [{"_id": f"d{i}", "text": f"{language}{i}"} for i in range(count)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"c.{language}.jsonl").write_text(text)
+    return folder
+
+
+def pool(**options):
+    translations = {"de": "c.de.jsonl", "sw": "c.sw.jsonl"}
+    own = {"language": "sw", "translations": translations} | options
+    return Retrieval("c.jsonl", "q.tsv", "r.trec", **own)
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "third"),
+    [
+        ({}, {"d40", "de:d40", "sw:d40"}, {"d7", "de:d7", "sw:d7"}),
+        ({"relevant": "own"}, {"sw:d40"}, {"sw:d7"}),
+        ({"relevant": "own", "language": "en"}, {"d40"}, {"d7"}),
+        ({"relevant": "language"}, *[{f"sw:d{i}" for i in range(51)}] * 2),
+        ({"relevant": "language", "language": "en"}, *[{f"d{i}" for i in range(50)}] * 2),
+    ],
+)
+def test_a_pool_of_languages_and_what_counts_in_it(pooled, options, first, third):
+    retrieval = pool(**options)
+    found = retrieval.open(str(pooled))
+    text = dict(zip(found.passage_ids, found.passages, strict=True))
+    assert len(text) == 50 + 50 + 51
+    assert (text["d8"], text["de:d8"], text["sw:d50"]) == ("t8 x8", "de8", "sw50")
+    assert found.query_ids == ["q1", "q3"]
+    assert {name for name, gain in found.qrels["q1"].items() if gain} == first
+    assert {name for name, gain in found.qrels["q3"].items() if gain} == third
+    assert retrieval.files() == ("c.jsonl", "q.tsv", "r.trec", "c.de.jsonl", "c.sw.jsonl")
+
+
+def test_a_sample_of_a_pool_has_what_is_judged_in_every_language(pooled):
+    found = pool(sample=20, relevant="language").open(str(pooled))
+    judged = {f"{x}d{n}" for x in ("", "de:", "sw:") for n in (3, 7, 40)}
+    assert len(found.passage_ids) == 20
+    assert judged <= set(found.passage_ids)
+    own = {name for name in found.passage_ids if name.startswith("sw:")}
+    assert set(found.qrels["q1"]) == set(found.qrels["q3"]) == own
+
+
+@pytest.mark.parametrize(
+    ("file", "row", "sentence"),
+    [
+        (
+            "c.de.jsonl",
+            {"_id": "d0", "text": "x"},
+            'c.de.jsonl: there is no passage "d7", which is judged; translate it',
+        ),
+        (
+            "c.jsonl",
+            {"_id": "de:d9", "text": "x"},
+            'c.de.jsonl: the passage "d9" would be "de:d9", which c.jsonl has; rename it there',
+        ),
+    ],
+)
+def test_a_pool_that_does_not_fit_together(pooled, file, row, sentence):
+    with open(pooled / file, "w" if file == "c.de.jsonl" else "a") as written:
+        written.write(json.dumps(row) + "\n")
+    with pytest.raises(DataError) as error:
+        pool().open(str(pooled))
+    assert str(error.value) == sentence
+    assert pool(on_bad_record="skip").open(str(pooled)).report.skipped.keys() & {
+        "passage without a translation",
+        "duplicate passage id",
+    }
+
+
 def test_samples_differ_from_the_first_lines(folder):
     found = Retrieval("c.jsonl", "q.tsv", "r.trec", "sw", sample=20).open(str(folder))
     assert {int(passage[1:]) for passage in found.passage_ids} & set(range(25, 50)) - {40}
@@ -129,6 +203,11 @@ def test_held_out_bitext(tmp_path):
     [
         (lambda: Retrieval("c", "q", "r", "sw", sample=0), "Retrieval.sample is 0; write a number"),
         (lambda: BitextRetrieval("b", "sw", 0), "BitextRetrieval.hold_out is 0; write how many"),
+        (lambda: pool(relevant="all"), "Retrieval.relevant is 'all'; write one of"),
+        (
+            lambda: Retrieval("c", "q", "r", "sw", relevant="own"),
+            "Retrieval.relevant is 'own' and there are no translations to choose from; name some",
+        ),
     ],
 )
 def test_options_out_of_range(build, sentence):
