@@ -129,11 +129,11 @@ Rules = Sequence[tuple[str, P]]
 # The first pattern found in a parameter's path places it. Stacked layers have a leading axis L.
 # Word embeddings are split by width: vocabularies (250,002 or 119,547 pieces) divide by nothing.
 PARAMETER_RULES: Rules = (
-    (r"embeddings/word/embedding$", P(None, ("fsdp", "tensor"))),
-    (r"embeddings/(position|token_type)/embedding$", P()),
-    (r"layers/(attention/(query|key|value)|mlp/up)/kernel$", P(None, "fsdp", "tensor")),
+    (r"(embeddings/word|head)/embedding$", P(None, ("fsdp", "tensor"))),
+    (r"(embeddings/(position|token_type)|position_bias)/embedding$", P()),
+    (r"layers/(\w*attention/(query|key|value)|mlp/(gate|up))/kernel$", P(None, "fsdp", "tensor")),
     (r"layers/(attention/(query|key|value)|mlp/up)/bias$", P(None, "tensor")),
-    (r"layers/(attention/output|mlp/down)/kernel$", P(None, "tensor", "fsdp")),
+    (r"layers/(\w*attention/output|mlp/down)/kernel$", P(None, "tensor", "fsdp")),
     (r"projection/kernel$", P("fsdp", None)),
     (r"(scale|bias)$", P()),
 )

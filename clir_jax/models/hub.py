@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
-from jax.sharding import Sharding
 
 from clir_jax.files import read_json, write_json
 from clir_jax.models.encoder import Encoder, EncoderConfig
+from clir_jax.models.layout import Layout
+from clir_jax.models.layout import PathLike as PathLike
+from clir_jax.models.layout import State as State
 from clir_jax.models.weights import Weights, open_weights, write_weights
-
-PathLike = str | os.PathLike[str]
-State = nnx.State[Any, Any]
 
 
 def _bert(vocab: int, width: int, layers: int, heads: int, **kwargs: Any) -> EncoderConfig:
@@ -83,7 +81,6 @@ _TEXT_FILES = ["*.json", "*.txt", "*.model"]
 _SAFETENSORS_FILES = ["model*.safetensors", "*_Dense/model.safetensors"]
 _BIN_FILES = ["pytorch_model*.bin", "*_Dense/pytorch_model.bin"]
 
-# Our path of a module -> its name in the file; {} is the number of the layer.
 _MODULES = {
     "embeddings/word": "embeddings.word_embeddings",
     "embeddings/position": "embeddings.position_embeddings",
@@ -98,10 +95,10 @@ _MODULES = {
     "layers/mlp/down": "encoder.layer.{}.output.dense",
     "layers/mlp/norm": "encoder.layer.{}.output.LayerNorm",
 }
-_LEAVES = {"embedding": "weight", "kernel": "weight", "scale": "weight", "bias": "bias"}
 _ANCHOR = "embeddings.word_embeddings.weight"  # what comes before it is the encoder's prefix
 # Of a pretrained model, not of its encoder: heads, the pooler and constant buffers.
 _IGNORED = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids", "embeddings.token_type_ids")
+_LAYOUT = Layout(_MODULES, _IGNORED, "load_encoder")
 
 
 def resolve(name: PathLike) -> Path:
@@ -233,118 +230,31 @@ def load_encoder(
     directory = resolve(name)
     config = _read_config(directory, overrides)
     _, target = abstract_encoder(config)
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(target)
-    places = [shardings] * len(leaves)
-    if shardings is not None and not isinstance(shardings, Sharding):
-        places = jax.tree.leaves(shardings)
     with open_weights(directory) as weights:
-        prefix = _match(directory, weights, leaves, ignore)
-        arrays = [
-            _place(weights, prefix, path, leaf, place)
-            for (path, leaf), place in zip(leaves, places, strict=True)
-        ]
-    state: State = jax.tree.unflatten(treedef, arrays)
+        prefix = _prefix(weights)
+        state = _LAYOUT.read(directory, weights, target, prefix, shardings, ignore)
     return config, state
 
 
-def _source(path: Any, prefix: str = "") -> tuple[str, bool, bool]:
-    """Name in the file of a leaf, whether {} in it is the layer, and whether it is transposed."""
-    *module, leaf = (key.key for key in path if isinstance(key, jax.tree_util.DictKey))
-    name = f"{prefix}{_MODULES['/'.join(module)]}.{_LEAVES[leaf]}"
-    return name, module[0] == "layers", leaf == "kernel"
-
-
-def _match(
-    directory: Path, weights: Weights, leaves: Sequence[tuple[Any, Any]], ignore: Sequence[str]
-) -> str:
-    """Check that files and encoder fit, modernise the files' names and return their prefix."""
-    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):  # BERT's first files
+def _prefix(weights: Weights) -> str:
+    """Modernise the names of BERT's first files; what comes before all names of the encoder."""
+    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
         weights.rename({k: k.removesuffix(old) + new for k in weights.shapes if k.endswith(old)})
     prefixes = [k.removesuffix(_ANCHOR) for k in weights.shapes if k.endswith(_ANCHOR)]
-    prefix = prefixes[0] if len(prefixes) == 1 else ""
-    wanted: dict[str, tuple[int, ...]] = {}
-    for path, leaf in leaves:
-        name, stacked, transposed = _source(path, prefix)
-        shape = leaf.shape[1:] if stacked else leaf.shape
-        for layer in range(leaf.shape[0] if stacked else 1):
-            wanted[name.format(layer)] = shape[::-1] if transposed else shape
-    left_out = (*_IGNORED, *ignore)
-    found = {
-        name: shape
-        for name, shape in weights.shapes.items()
-        if not name.startswith(left_out) and not name.removeprefix(prefix).startswith(left_out)
-    }
-    problems = []
-    if missing := [name for name in wanted if name not in found]:
-        problems.append("missing " + _some(missing))
-    if unexpected := [name for name in found if name not in wanted]:
-        problems.append("unexpected " + _some(unexpected))
-    if wrong := [
-        f"{name} {found[name]} instead of {shape}"
-        for name, shape in wanted.items()
-        if found.get(name, shape) != shape
-    ]:
-        problems.append("of another shape " + _some(wrong))
-    if problems:
-        raise ValueError(
-            f"{directory}: the weights do not fit config.json: {'; '.join(problems)}; "
-            "take both files from one model, or leave tensors out with load_encoder(ignore=...)"
-        )
-    return prefix
-
-
-def _some(names: Sequence[str], limit: int = 12) -> str:
-    names = sorted(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
-
-
-def _place(weights: Weights, prefix: str, path: Any, leaf: Any, place: Any) -> jax.Array:
-    """Read one parameter, block by block of its sharding, and put it on the devices."""
-    name, stacked, transposed = _source(path, prefix)
-    blocks: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
-
-    def read(name: str, index: tuple[slice, ...]) -> np.ndarray:
-        return weights.read(name, index[::-1]).T if transposed else weights.read(name, index)
-
-    def block(index: tuple[slice, ...] | None) -> np.ndarray:
-        index = (slice(None),) * len(leaf.shape) if index is None else index
-        spans = tuple(s.indices(n)[:2] for s, n in zip(index, leaf.shape, strict=True))
-        if spans not in blocks:  # replicas ask for the same block once each
-            slices = tuple(slice(*span) for span in spans)
-            values = np.empty([stop - start for start, stop in spans], leaf.dtype)
-            if stacked:
-                for row, layer in enumerate(range(*spans[0])):
-                    values[row] = read(name.format(layer), slices[1:])
-            else:
-                values[...] = read(name, slices)
-            blocks[spans] = values
-        return blocks[spans]
-
-    if place is None:
-        return jnp.asarray(block(None))
-    return jax.make_array_from_callback(leaf.shape, place, block)
+    return prefixes[0] if len(prefixes) == 1 else ""
 
 
 def encoder_tensors(params: State, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """Give an encoder's parameters under Hugging Face's names, one layer's tensor after another.
+    """Give an encoder's parameters under Hugging Face's names; see ``Layout.tensors``.
 
     Args:
       params: the encoder's own state, on any number of devices and hosts; every host must call.
       prefix: put before every name, ``"bert."`` for instance.
 
-    Yields:
-      Name and float32 value (a view where possible).
+    Returns:
+      An iterator over name and float32 value.
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name, stacked, transposed = _source(path, prefix)
-        if leaf.is_fully_addressable:
-            leaf = jax.device_get(leaf)
-        else:
-            leaf = multihost_utils.process_allgather(leaf, tiled=True)
-        value = np.asarray(leaf, np.float32)
-        for layer, part in enumerate(value if stacked else value[None]):
-            yield name.format(layer), part.T if transposed else part
+    return _LAYOUT.tensors(params, prefix)
 
 
 def save_encoder(directory: PathLike, config: EncoderConfig, params: State) -> None:

@@ -1,4 +1,4 @@
-"""Attention inside a row: what may attend to what, and the weighted mean of the values."""
+"""Attention: what may attend to what, and the weighted mean of the values."""
 
 import jax
 import jax.numpy as jnp
@@ -36,11 +36,12 @@ def attention_bias(
 
 def attend(
     query: Float[Array, "R T D"],
-    key: Float[Array, "R T D"],
-    value: Float[Array, "R T D"],
-    bias: Float[Array, "R 1 #T T"],
+    key: Float[Array, "R S D"],
+    value: Float[Array, "R S D"],
+    bias: Float[Array, "#R #H #T S"],
     heads: int,
     *,
+    scale: float | None = None,
     rate: float = 0.0,
     seeds: UInt32[Array, " R"] | None = None,
     salt: int | Int[Array, ""] | UInt32[Array, ""] = 0,
@@ -49,14 +50,16 @@ def attend(
 
     For every head, with queries :math:`q`, keys :math:`k`, values :math:`v` of size :math:`K`,
 
-    .. math:: o_i = \sum_j \mathrm{softmax}_j(q_i \cdot k_j / \sqrt{K} + bias_{ij}) \, v_j
+    .. math:: o_i = \sum_j \mathrm{softmax}_j(scale \; q_i \cdot k_j + bias_{ij}) \, v_j
 
     Args:
       query: ``[R, T, D]``; the heads lie side by side in D.
-      key: ``[R, T, D]``.
-      value: ``[R, T, D]``.
-      bias: ``[R, 1, 1 or T, T]`` from ``attention_bias``; its dtype is that of the softmax.
+      key: ``[R, S, D]``; S = T where a row attends to itself.
+      value: ``[R, S, D]``.
+      bias: ``[R or 1, H or 1, T or 1, S]``, from ``attention_bias`` for instance; its dtype is that
+        of the softmax.
       heads: number of heads; divides D.
+      scale: None takes :math:`1 / \sqrt{K}`.
       rate: share of the probabilities that dropout sets to zero.
       seeds: ``[R]`` uint32 seeds of dropout; None turns it off.
       salt: the number of this place for dropout; may be traced.
@@ -65,11 +68,11 @@ def attend(
       ``[R, T, D]``, dtype of ``query``.
     """
     rows, tokens, width = query.shape
-    split = (rows, tokens, heads, width // heads)
-    scale = jnp.asarray((width // heads) ** -0.5, query.dtype)
-    q = (query * scale).reshape(split).transpose(0, 2, 1, 3)
-    k = key.reshape(split).transpose(0, 2, 3, 1)
-    v = value.reshape(split).transpose(0, 2, 1, 3)
+    size = width // heads
+    query = query * jnp.asarray(size**-0.5 if scale is None else scale, query.dtype)
+    q = query.reshape(rows, tokens, heads, size).transpose(0, 2, 1, 3)
+    k = key.reshape(rows, -1, heads, size).transpose(0, 2, 3, 1)
+    v = value.reshape(rows, -1, heads, size).transpose(0, 2, 1, 3)
     scores = jnp.matmul(q, k, preferred_element_type=bias.dtype) + bias
     # The sum divides the result [T, K], not the weights [T, T]: 10 % of the CPU time of attention.
     highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""Layer normalisation, with the backward pass written out."""
+"""Layer normalisation, with the backward pass written out, and its plainer relative."""
 
 from functools import partial
 
@@ -58,3 +58,27 @@ def _backward(eps: float, kept: tuple[Array, ...], gradient: Array) -> tuple[Arr
 
 
 layer_norm.defvjp(_forward, _backward)
+
+
+def rms_norm(
+    x: Float[Array, "R T D"], scale: Float[Array, " D"], eps: float
+) -> Float[Array, "R T D"]:
+    r"""Scale every token's vector to mean square 1, then by ``scale``; nothing is shifted.
+
+    With :math:`g` = ``scale``,
+
+    .. math:: y = g x \, \Big(\frac{1}{D} \sum_d x_d^2 + \epsilon\Big)^{-1/2}
+
+    Args:
+      x: ``[R, T, D]``, float32 or wider.
+      scale: ``[D]``, dtype of ``x``.
+      eps: added to the mean square.
+
+    Returns:
+      ``[R, T, D]``, dtype of ``x``.
+
+    References:
+      Zhang and Sennrich, Root Mean Square Layer Normalization, NeurIPS 2019, arXiv:1910.07467.
+    """
+    root = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps)
+    return x * root * scale[None, None, :]
