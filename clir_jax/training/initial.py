@@ -60,7 +60,8 @@ def load_model(
 
     Args:
       name: a directory or a hub name.
-      spec: what it is to be; None takes what it was saved as, and then it must be a retriever.
+      spec: what it is to be; None takes what it was saved as, and then it must be a retriever, of
+        this library or another.
       seed: of parameters that a plain encoder lacks.
       dtype: of its arithmetic.
 
@@ -70,8 +71,8 @@ def load_model(
     Raises:
       ValueError: if the saved retriever has other parameters than ``spec`` describes.
     """
-    directory = hub.resolve(name)
-    if spec is not None and not formats.is_saved(directory):
+    directory = hub.locate(name)
+    if spec is not None and not formats.is_retriever(directory, spec):
         return formats.start_retriever(directory, spec, seed=seed, dtype=dtype)
     loaded = formats.load_retriever(directory, dtype=dtype)
     return loaded if spec is None else _with_spec(loaded, spec, name)
@@ -90,7 +91,7 @@ def load_teacher(stage: Stage, name: str) -> LoadedRetriever:
     Raises:
       ValueError: if a plain encoder would need parameters that nobody has trained.
     """
-    if formats.is_saved(hub.resolve(name)):
+    if formats.is_retriever(hub.locate(name)):
         return load_model(name, dtype=stage.dtype)
     spec = stage.model
     if isinstance(spec, LateInteraction):

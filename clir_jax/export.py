@@ -1,0 +1,41 @@
+"""Write a model for another library: ``python -m clir_jax.export --model M --to L --output D``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from clir_jax.command import Parser, carry_out
+
+_LAYOUTS = ("transformers", "sentence-transformers", "pylate", "colbert", "onnx")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, export, and return the exit status."""
+    parser = Parser(prog="python -m clir_jax.export", description=__doc__)
+    add = parser.add_argument
+    add("--model", required=True, help="a run, a retriever's directory or a name on the hub")
+    add("--to", required=True, choices=_LAYOUTS, help="the library that is to load it")
+    add("--output", required=True, help="a new directory")
+    add("--name", help="what the model card calls it (the name of the run or the model)")
+    given = parser.parse_args(arguments)
+    return carry_out(lambda: _export(given))
+
+
+def _export(given: argparse.Namespace) -> int:
+    # Imported late: --help and mistakes in the options need none of it.
+    from clir_jax.evaluation.retrieval import saved_at
+    from clir_jax.models.exports import export
+    from clir_jax.models.formats import load_retriever
+    from clir_jax.models.model_card import run_of
+
+    model = load_retriever(saved_at(given.model))
+    name = given.name or Path(given.model).absolute().name
+    remarks = export(model, given.to, given.output, name, run_of(given.model))
+    for remark in remarks:
+        print(f"note: {remark}")
+    print(f"{given.output}: README.md says how to load it")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,194 @@
+"""The Python of a model card: what loads an exported model and encodes with it.
+
+Every snippet defines ``encode_queries`` or is the other library's own few lines; tests run them.
+"""
+
+from clir_jax.models.formats import LoadedRetriever
+from clir_jax.models.retriever import Dense
+
+_QUESTION, _PASSAGE = '["Where is it?"]', '["It is here."]'
+
+_SENTENCE_TRANSFORMERS = f"""\
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{{directory}}")
+queries = model.encode_query({_QUESTION})
+passages = model.encode_document({_PASSAGE})
+scores = model.similarity(queries, passages)"""
+
+_PYLATE = f"""\
+from pylate import models
+
+model = models.ColBERT("{{directory}}")
+queries = model.encode({_QUESTION}, is_query=True)
+passages = model.encode({_PASSAGE}, is_query=False)"""
+
+_MULTI_VECTOR = f"""\
+from sentence_transformers import MultiVectorEncoder
+
+model = MultiVectorEncoder("{{directory}}")
+queries = model.encode_query({_QUESTION})
+passages = model.encode_document({_PASSAGE})
+scores = model.similarity(queries, passages)"""
+
+_COLBERT = f"""\
+from colbert.infra import ColBERTConfig
+from colbert.modeling.checkpoint import Checkpoint
+
+config = ColBERTConfig.load_from_checkpoint("{{directory}}")
+model = Checkpoint("{{directory}}", colbert_config=config)
+queries = model.queryFromText({_QUESTION})
+passages = model.docFromText({_PASSAGE})"""
+
+_TORCH_MODEL = """\
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+directory = "{directory}"
+about = json.loads(Path(directory, "clir_jax.json").read_text())
+spec = about["retriever"]
+tokenizer = AutoTokenizer.from_pretrained(directory)
+encoder = AutoModel.from_pretrained(directory, add_pooling_layer=False).eval()
+head = Path(directory, "1_Dense", "model.safetensors")
+head = load_file(head) if head.exists() else {{}}
+
+
+@torch.no_grad()
+def hidden(ids, mask):
+    return encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+
+
+def project(x):
+    if not head:
+        return x
+    return torch.nn.functional.linear(x, head["linear.weight"], head.get("linear.bias"))"""
+
+_TORCH_DENSE = """\
+
+
+def encode(texts, side):
+    prompt, length = spec[f"{{side}}_prompt"], spec[f"{{side}}_length"]
+    batch = tokenizer(
+        [prompt + text for text in texts],
+        padding=True, truncation=True, max_length=length, return_tensors="pt",
+    )
+    x = hidden(batch["input_ids"], batch["attention_mask"])
+    keep = batch["attention_mask"][..., None]
+    if spec["pooling"] == "cls":
+        x = x[:, 0]
+    elif spec["pooling"] == "max":
+        x = x.masked_fill(keep == 0, float("-inf")).amax(1)
+    else:
+        x = (x * keep).sum(1) / keep.sum(1)
+    x = project(x)
+    x = torch.tanh(x) if spec["projection_activation"] == "tanh" else x
+    return torch.nn.functional.normalize(x, dim=-1) if spec["normalize"] else x"""
+
+_TOKENS = """\
+
+
+def tokens(texts, side):
+    query, length = side == "query", spec[f"{{side}}_length"]
+    marker = [m for m in [about["markers"][0 if query else 1]] if m is not None]
+    expand = query and spec["expansion"] and not spec["content_only"]
+    rows = tokenizer(list(texts), truncation=True, max_length=length - len(marker))["input_ids"]
+    rows = [row[:1] + marker + row[1:] for row in rows]
+    width = length if expand else max(map(len, rows))
+    fill = tokenizer.mask_token_id if expand else tokenizer.pad_token_id
+    ids = np.array([row + [fill] * (width - len(row)) for row in rows])
+    mask = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    own = np.arange(width) > len(marker)
+    own = own & (np.arange(width) < mask.sum(1, keepdims=True) - 1)
+    keep = own if spec["content_only"] else mask == 1
+    if expand:
+        keep = np.ones_like(keep)
+        mask = keep.astype(int) if spec["attend_to_expansion"] else mask
+    if not query and spec["skip_punctuation"]:
+        keep = keep & ~np.isin(ids, about["skiplist"])
+    return ids, mask, keep"""
+
+_TORCH_LATE = """\
+
+
+def encode(texts, side):
+    ids, mask, keep = tokens(texts, side)
+    x = project(hidden(torch.tensor(ids), torch.tensor(mask)))
+    x = torch.nn.functional.normalize(x, dim=-1)
+    return [vectors[kept] for vectors, kept in zip(x.numpy(), keep)]"""
+
+_ONNX_MODEL = """\
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from transformers import AutoTokenizer
+
+directory = "{directory}"
+about = json.loads(Path(directory, "clir_jax.json").read_text())
+spec = about["retriever"]
+tokenizer = AutoTokenizer.from_pretrained(directory)
+session = onnxruntime.InferenceSession(Path(directory, "model.onnx"))
+
+
+def run(ids, mask):
+    inputs = {{"input_ids": np.int64(ids), "attention_mask": np.int64(mask)}}
+    return session.run(None, inputs)[0]"""
+
+_ONNX_DENSE = """\
+
+
+def encode(texts, side):
+    prompt, length = spec[f"{{side}}_prompt"], spec[f"{{side}}_length"]
+    batch = tokenizer(
+        [prompt + text for text in texts],
+        padding=True, truncation=True, max_length=length, return_tensors="np",
+    )
+    return run(batch["input_ids"], batch["attention_mask"])"""
+
+_ONNX_LATE = """\
+
+
+def encode(texts, side):
+    ids, mask, keep = tokens(texts, side)
+    return [vectors[kept] for vectors, kept in zip(run(ids, mask), keep)]"""
+
+_USE = f"""
+
+
+queries = encode({_QUESTION}, "query")
+passages = encode({_PASSAGE}, "passage")"""
+
+
+def loading(model: LoadedRetriever, layout: str) -> str:
+    """Write how to load an export, in Markdown.
+
+    Args:
+      model: the retriever.
+      layout: one of ``exports.LAYOUTS``.
+
+    Returns:
+      Sentences and fenced Python, which is run in the directory of the export.
+    """
+    dense = isinstance(model.spec, Dense)
+    here = "query" if model.passage else "."
+    codes = {
+        "transformers": [_TORCH_MODEL + (_TORCH_DENSE if dense else _TOKENS + _TORCH_LATE) + _USE],
+        "onnx": [_ONNX_MODEL + (_ONNX_DENSE if dense else _TOKENS + _ONNX_LATE) + _USE],
+        "sentence-transformers": [_SENTENCE_TRANSFORMERS],
+        "pylate": [_PYLATE, _MULTI_VECTOR],
+        "colbert": [_COLBERT],
+    }[layout]
+    towers = ""
+    if model.passage:
+        towers = (
+            "`query/` encodes queries and `passage/` passages: two models, each loaded as below."
+            "\n\n"
+        )
+    fenced = [f"```python\n{code.format(directory=here)}\n```" for code in codes]
+    return towers + "\n\n".join(fenced)
