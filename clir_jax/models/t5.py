@@ -17,6 +17,7 @@ from clir_jax.models.requests import pytree
 from clir_jax.models.t5_config import T5Config as T5Config
 from clir_jax.models.t5_layers import Embeddings, Side, Table, wide_dtype
 from clir_jax.ops.attention import attention_bias
+from clir_jax.tree import path_of
 
 
 @pytree
@@ -218,7 +219,7 @@ def in_compute_dtype(model: T5) -> T5:
     graphdef, params = nnx.split(model)
 
     def cast(path: Any, leaf: Array) -> Array:
-        keep = leaf.dtype == jnp.float64 or path[-1].key != "kernel"
+        keep = leaf.dtype == jnp.float64 or not path_of(path).endswith("/kernel")
         return leaf if keep else leaf.astype(model.config.dtype)
 
     return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(cast, params))

@@ -123,32 +123,43 @@ class TextTokenizer:
         Args:
           directory: an existing directory; ``transformers.AutoTokenizer`` reads it.
         """
-        directory = Path(directory)
-        self.backend.save(str(directory / "tokenizer.json"))
-        roles = {f"{role}_token": token for role, token in self.special.items()}
-        added = {
-            str(i): {
-                "content": token.content,
-                "lstrip": token.lstrip,
-                "normalized": token.normalized,
-                "rstrip": token.rstrip,
-                "single_word": token.single_word,
-                "special": token.special,
-            }
-            for i, token in sorted(self.backend.get_added_tokens_decoder().items())
+        write_tokenizer(directory, self.backend, self.special)
+
+
+def write_tokenizer(directory: str | Path, backend: Tokenizer, special: Mapping[str, str]) -> None:
+    """Write a tokenizer's three files; see ``TextTokenizer.save``.
+
+    Args:
+      directory: an existing directory.
+      backend: the tokenizer proper.
+      special: the token that plays each role, as text.
+    """
+    directory = Path(directory)
+    backend.save(str(directory / "tokenizer.json"))
+    roles = {f"{role}_token": token for role, token in special.items()}
+    added = {
+        str(i): {
+            "content": token.content,
+            "lstrip": token.lstrip,
+            "normalized": token.normalized,
+            "rstrip": token.rstrip,
+            "single_word": token.single_word,
+            "special": token.special,
         }
-        inputs = ["input_ids", "attention_mask"]
-        config = {
-            # The one class that all versions of transformers load as tokenizer.json stands; the
-            # model's own (BertTokenizer) rebuilds the tokenizer from its vocabulary in version 5.
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_input_names": inputs,
-            "clean_up_tokenization_spaces": False,
-            "added_tokens_decoder": added,
-            **roles,
-        }
-        write_json(directory / "tokenizer_config.json", config)
-        write_json(directory / "special_tokens_map.json", roles)
+        for i, token in sorted(backend.get_added_tokens_decoder().items())
+    }
+    inputs = ["input_ids", "attention_mask"]
+    config = {
+        # The one class that all versions of transformers load as tokenizer.json stands; the
+        # model's own (BertTokenizer) rebuilds the tokenizer from its vocabulary in version 5.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": inputs,
+        "clean_up_tokenization_spaces": False,
+        "added_tokens_decoder": added,
+        **roles,
+    }
+    write_json(directory / "tokenizer_config.json", config)
+    write_json(directory / "special_tokens_map.json", roles)
 
 
 def load_tokenizer(path: str | Path, *, lowercase: bool | None = None) -> TextTokenizer:
