@@ -33,6 +33,7 @@ CONFIG = T5Config(
 )
 SPEC = Generator(source_length=12, target_length=14)
 ROWS = 8
+GREEDY = Greedy()
 
 
 @functools.cache
@@ -85,7 +86,7 @@ def _write(params, source, ids, decoding, seed=0):
     return generate(_model()[0], params, source, ids, decoding, seed)
 
 
-def _generated(source=SOURCE, ids=IDS, decoding=Greedy(), seed=0):
+def _generated(source=SOURCE, ids=IDS, decoding=GREEDY, seed=0):
     return jax.tree.map(np.asarray, _write(_model()[1], source, ids, decoding, seed))
 
 
