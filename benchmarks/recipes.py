@@ -1,0 +1,116 @@
+"""Sentence-level recipes, and each without a part of it: `python benchmarks/recipes.py`.
+
+    python benchmarks/recipes.py --data-root DATA --language es --folder runs/recipes-es
+
+A variant is a recipe of ``configs/bench`` with arguments. Each ends in one line of
+``results.jsonl`` in the folder, with the rows of its summary; what has a line is not trained again,
+and what was interrupted goes on. What was measured before training is measured once a recipe: with
+the variant that has no arguments. ``--table`` prints the lines that are there.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from clir_jax.config import Run, Stage
+from clir_jax.config_files import load, set_values
+from clir_jax.training.loop import train
+
+VARIANTS = {
+    "mse": "",
+    "mse, other side only": "english_weight=0",
+    "mse, then scores": "questions=scores",
+    "mse, then labels": "questions=labels",
+    "mse, scores alone": "vector_steps=0,questions=scores",
+    "mse, labels alone": "vector_steps=0,questions=labels",
+    "langcl": "",
+    "langcl, no semantic loss": "semantic=0",
+    "langcl, no language loss": "language_loss=0",
+    "langcl, no questions": "ir=False",
+    "langcl, questions alone": "semantic=0,language_loss=0",
+    "cl_relkt": "",
+    "cl_relkt, mean pooling": "pooling=mean,projection=None",
+    "cl_relkt, no encoder stage": "encoder_steps=0",
+}
+"""The arguments of each variant, beside the language; its name begins with the recipe."""
+_PAIRS = "accuracy xx->en", "accuracy en->xx"
+
+
+def main() -> None:
+    """Train and measure what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--data-root", help="needed to train")
+    parser.add_argument("--language", default="es")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--table", action="store_true", help="only print what was measured")
+    given = parser.parse_args()
+    results = given.folder / "results.jsonl"
+    if not given.table:
+        given.folder.mkdir(parents=True, exist_ok=True)
+        _measure_missing(given, results)
+    _print_table([json.loads(line) for line in results.read_text().splitlines()], given.language)
+
+
+def _measure_missing(given: argparse.Namespace, results: Path) -> None:
+    lines = results.read_text().splitlines() if results.exists() else []
+    done = {(row["variant"], row["seed"]) for row in map(json.loads, lines)}
+    for seed in given.seeds:
+        for variant in given.variants:
+            if (variant, seed) in done:
+                continue
+            directory = given.folder / f"{variant}-{seed}".replace(",", "").replace(" ", "-")
+            began = time.perf_counter()
+            rows = train(_run(given, variant, seed), directory)
+            seconds = round(time.perf_counter() - began)
+            with results.open("a") as out:
+                line = {"variant": variant, "seed": seed, "seconds": seconds, "rows": rows}
+                out.write(json.dumps(line) + "\n")
+
+
+def _run(given: argparse.Namespace, variant: str, seed: int) -> Run:
+    recipe = variant.partition(",")[0]
+    arguments = ",".join(filter(None, (f"language={given.language}", VARIANTS[variant])))
+    run = load(f"configs/bench/{recipe}.py:{arguments},seed={seed}")
+    run = set_values(run, [f"data_root={given.data_root}"])
+    if not VARIANTS[variant]:
+        return run
+    stages = tuple(
+        dataclasses.replace(stage, evaluate=dataclasses.replace(stage.evaluate, baselines=()))
+        if isinstance(stage, Stage) and stage.evaluate is not None
+        else stage
+        for stage in run.stages
+    )
+    return dataclasses.replace(run, stages=stages)
+
+
+def _print_table(results: list[dict[str, Any]], language: str) -> None:
+    """A line for everything that was measured; a dash where it was not, or not over this set."""
+    columns = [("nDCG@10", name) for name in (language, "en", f"{language}-own")]
+    columns += [("nDCG@10", "pool"), ("nDCG@10", "pool-own"), ("P@10", "pool-bias")]
+    columns += [
+        (what, f"{x}-sample") for what in ("nDCG@10", "Success@1") for x in (language, "en")
+    ]
+    columns += [(metric, "bitext") for metric in _PAIRS]
+    measured = {(row["metric"], row["dataset"]) for result in results for row in result["rows"]}
+    columns = [column for column in columns if column in measured]
+    heads = [" ".join(column) for column in columns]
+    print("| variant | seed | stage | system | " + " | ".join(heads) + " | s |")
+    print("|---" * (5 + len(columns)) + "|")
+    for result in results:
+        found: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
+        for row in result["rows"]:
+            own = found.setdefault((row["stage"], row["system"]), {})
+            own[row["metric"], row["dataset"]] = row["value"]
+        for (stage, system), own in found.items():
+            cells = [f"{own[column]:.3f}" if column in own else "-" for column in columns]
+            where = f"{result['variant']} | {result['seed']} | {stage} | {system}"
+            print(f"| {where} | {' | '.join(cells)} | {result['seconds']} |")
+
+
+if __name__ == "__main__":
+    main()
