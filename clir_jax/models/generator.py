@@ -5,7 +5,7 @@ saved weights; ``GeneratorModel`` is the module that such a specification descri
 """
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -132,10 +132,11 @@ class GeneratorModel(nnx.Module):
     Example:
       >>> import numpy as np
       >>> config = T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
-      >>> model = GeneratorModel(Generator(), config, rngs=nnx.Rngs(0))
       >>> on = np.ones((2, 5), bool)
       >>> text = Tokens(np.ones((2, 5), np.int32), on, on)
-      >>> model(Likelihood(text, text)).log_probs.shape
+      >>> def score():
+      ...     return GeneratorModel(Generator(), config, rngs=nnx.Rngs(0))(Likelihood(text, text))
+      >>> jax.eval_shape(score).log_probs.shape
       (2, 5)
     """
 
@@ -215,31 +216,14 @@ class GeneratorModel(nnx.Module):
         Raises:
           ValueError: if ``Sample`` gets no keys.
         """
-        if isinstance(decoding, Sample) and keys is None:
-            raise ValueError("generate: Sample draws by chance; give a random key for each row")
         model, config = in_compute_dtype(self.t5), self.t5.config
         ids, mask = jnp.asarray(source.ids), jnp.asarray(source.mask)
         beams = decoding.beams if isinstance(decoding, Beam) else 1
         length = self.spec.target_length
         fixed, cache = model.begin(model.encode(ids, mask), mask, length, beams)
-        special: dict[str, Any] = {
-            "length": length,
-            "start": config.decoder_start_token_id,
-            "end": config.eos_token_id,
-            "pad": config.pad_token_id,
-        }
-        step = _stepping(model, fixed)
-        if isinstance(decoding, Beam):
-            options = dataclasses.asdict(decoding)
-            return beam_search(step, cache, ids.shape[0], _follow, **options, **special)
-
-        def choose(logits: Array, place: Array) -> Array:
-            if not isinstance(decoding, Sample) or keys is None:
-                return jnp.argmax(logits, axis=1).astype(jnp.int32)
-            here = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
-            return sample(logits, here, **dataclasses.asdict(decoding))
-
-        return write(step, cache, ids.shape[0], choose, **special)
+        return search(
+            _stepping(model, fixed), cache, _follow, len(ids), length, config, decoding, keys
+        )
 
 
 def generate(
@@ -273,6 +257,58 @@ def generate(
         return nnx.merge(graphdef, params).generate(source, decoding, keys)
 
     return rowwise(local, params, (source, row_ids))
+
+
+def search(
+    step: Step,
+    state: Any,
+    follow: Callable[[Any, Array], Any],
+    rows: int,
+    length: int,
+    config: T5Config,
+    decoding: Decoding,
+    keys: Key[Array, " R"] | None = None,
+) -> Written:
+    """Write texts with any step: the loop of ``decoding``, see ``ops.decoding``.
+
+    Args:
+      step: scores the next token.
+      state: what the first step gets.
+      follow: see ``beam_search``.
+      rows: R.
+      length: at most so many tokens a text.
+      config: names the tokens that start, end and pad a text.
+      decoding: how tokens are chosen.
+      keys: ``[R]`` random keys, for ``Sample``.
+
+    Returns:
+      The texts.
+
+    Raises:
+      ValueError: if ``Sample`` gets no keys.
+    """
+    special: dict[str, Any] = {
+        "length": length,
+        "start": config.decoder_start_token_id,
+        "end": config.eos_token_id,
+        "pad": config.pad_token_id,
+    }
+    if isinstance(decoding, Beam):
+        return beam_search(step, state, rows, follow, **dataclasses.asdict(decoding), **special)
+    if isinstance(decoding, Greedy):
+
+        def likeliest(logits: Array, place: Array) -> Array:
+            return jnp.argmax(logits, axis=1).astype(jnp.int32)
+
+        return write(step, state, rows, likeliest, **special)
+    if keys is None:
+        raise ValueError("generate: Sample draws by chance; give a random key for each row")
+
+    def drawn(logits: Array, place: Array) -> Array:
+        here = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
+        return sample(logits, here, **dataclasses.asdict(decoding))
+
+    return write(step, state, rows, drawn, **special)
 
 
 def _stepping(model: T5, fixed: Fixed) -> Step:

@@ -64,10 +64,11 @@ class T5(nnx.Module):
 
     Example:
       >>> config = T5Config(vocab_size=99, d_model=8, d_kv=4, d_ff=16, num_layers=2, num_heads=2)
-      >>> model = T5(config, rngs=nnx.Rngs(0))
       >>> ids, mask = jnp.ones((3, 5), jnp.int32), jnp.ones((3, 5), bool)
-      >>> hidden = model.decode(ids[:, :2], model.encode(ids, mask), mask)
-      >>> model.logits(hidden).shape
+      >>> def score():
+      ...     model = T5(config, rngs=nnx.Rngs(0))
+      ...     return model.logits(model.decode(ids[:, :2], model.encode(ids, mask), mask))
+      >>> jax.eval_shape(score).shape
       (3, 2, 99)
     """
 
