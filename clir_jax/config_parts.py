@@ -130,11 +130,12 @@ class ReplaceVocabulary(Checked):
     Args:
       tokenizer: directory or hub name with a tokenizer, or a ``.txt`` file with one WordPiece a
         line; relative to ``data_root`` where it exists there.
-      trim_to: sources and collections whose pieces are kept; empty keeps the whole vocabulary.
+      trim_to: sources, collections and gold alignments whose pieces are kept; empty keeps the whole
+        vocabulary.
     """
 
     tokenizer: str
-    trim_to: tuple[Source | Collection, ...] = ()
+    trim_to: tuple[Source | Collection | GoldAlignment, ...] = ()
 
 
 Init = str | FromStage | Scratch

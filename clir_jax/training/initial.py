@@ -20,6 +20,7 @@ from clir_jax.config import (
     TrainVocabulary,
 )
 from clir_jax.data.collections import Collection as OpenedCollection
+from clir_jax.data.gold_alignment import GoldAlignment, OpenedGold
 from clir_jax.data.records import Bitext, Ranking
 from clir_jax.models import formats, hub
 from clir_jax.models.formats import LoadedRetriever
@@ -107,9 +108,14 @@ def load_teacher(stage: Stage, name: str) -> LoadedRetriever:
     return load_model(name, spec, dtype=stage.dtype)
 
 
-def texts_of(origin: Source | Collection, data_root: str) -> Iterator[str]:
-    """Every text of a source or a collection, for counting its pieces."""
+def texts_of(origin: Source | Collection | GoldAlignment, data_root: str) -> Iterator[str]:
+    """Every text of a source, a collection or a gold alignment, for counting its pieces."""
     opened = origin.open(data_root)
+    if isinstance(opened, OpenedGold):
+        for pair in opened.pairs:
+            yield pair.source.text
+            yield pair.target.text
+        return
     if isinstance(opened, OpenedCollection):
         yield from opened.passages
         yield from opened.queries

@@ -19,6 +19,7 @@ from clir_jax.config import (
 )
 from clir_jax.data.bitext import BitextTSV
 from clir_jax.data.collections import AtlasRetrieval, Retrieval
+from clir_jax.data.gold_alignment import GoldAlignment
 from clir_jax.data.judgements import passage_text
 from clir_jax.data.languages import InLanguages
 from clir_jax.data.rankings import TriplesTSV
@@ -261,6 +262,8 @@ def test_every_text_of_every_kind_of_data(tmp_path):
     (tmp_path / "corpus.jsonl").write_text(json.dumps({"_id": "d", "title": "T", "text": "body"}))
     (tmp_path / "queries.tsv").write_text("q\twhat\n")
     (tmp_path / "qrels").write_text("q 0 d 1\n")
+    gold = {"id": "1", "src": ["red", "cat"], "tgt": ["paka"], "sure": [[1, 0]], "possible": []}
+    (tmp_path / "gold.jsonl").write_text(json.dumps(gold))
     text, whole = TextLines("text.txt", "en"), passage_text("T", "body")
     expected = [
         (text, ["one", "two"]),
@@ -269,6 +272,7 @@ def test_every_text_of_every_kind_of_data(tmp_path):
         (TriplesTSV("train.tsv"), ["where", "here", "there"]),
         (languages, ["where", "here", "hapa", "there", "pale"]),
         (Retrieval("corpus.jsonl", "queries.tsv", "qrels", "en"), [whole, "what"]),
+        (GoldAlignment("gold.jsonl", "sw"), ["red cat", "paka"]),
     ]
     for origin, texts in expected:
         told = [
