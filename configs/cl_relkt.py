@@ -4,17 +4,16 @@ Paper:    Limkonchotiwat et al., CL-ReLKT: Cross-lingual Language Knowledge Tran
           Multilingual Retrieval Question Answering, Findings of NAACL 2022. Losses, margins,
           counts, weights and rates are verified in the released code.
 Stages:   step 1, ``1a-bm25``: triplets whose negatives BM25 finds for the question in English, the
-          first rank passed over; ``1b-random``: any that share a word with it,
-          by chance. Step 2, ``2-teacher``, in
-          rounds: hard and semi-hard negatives of the model of the round before, from the whole
-          corpus; then an epoch on them. Step 3, ``3-transfer``: three terms of squared error to the
-          frozen teacher of step 2, whose vectors are stored.
+          first rank passed over; ``1b-random``: any that share a word with it, by chance. Step
+          2, ``2-teacher``, in rounds: hard and semi-hard negatives of the model of the round
+          before, from its first 2,000 passages; then an epoch on them. Step 3, ``3-transfer``:
+          three terms of squared error to the frozen teacher of step 2, whose vectors are stored.
 Data:     under data_root, for ``:data=`` xorqa, xquad or mlqa: ``DATA/corpus.jsonl`` (English
           passages with the titles of their documents), ``DATA/{train,dev}/queries.tsv`` (id,
           question, question in English) and ``DATA/{train,dev}/qrels.trec``; in xorqa and xquad
           every passage of the gold document is judged relevant.
 Test:     the questions of ``dev`` over the corpus. Success@1 chooses checkpoints, and halves the
-          rate after five evaluations without a better.
+          rate after some evaluations without a better (five in step 1).
 Command:  python -m clir_jax.train --config configs/cl_relkt.py:data=xquad \
             --set data_root=gs://BUCKET/data
           ``:supported=False`` takes the weights of step 3 for languages that the encoder was not
@@ -27,10 +26,12 @@ Differences from the paper: its encoder, mUSE, exists for TensorFlow Hub only. L
 (CLS, a projection with tanh, normalised), and ``:model=`` any other encoder, whose projection is
 then new. The rates are those for mUSE, that of step 3 (1e-3) above all: it is not tested on another
 encoder, and ``:transfer_rate=2e-5`` is what such encoders are usually trained with. A question
-meets all of its negatives in one row, so that a step has more than 16 triplets. Rounds are counted
-(the authors stop after 20 evaluations without a better, of at most 100 epochs), and the rate starts
-anew in each. Epochs are those of ``:questions=``, the training questions that there are; their
-number is not verified. Duplicate questions are not dropped in step 3.
+meets all of its negatives in one row, so that a step has more than 16 triplets, and the authors
+look through the whole corpus for them. Rounds are counted (the authors stop after 20 evaluations
+without a better, of at most 100 epochs), and the rate starts anew in each; step 1 takes its ten
+epochs unless 20 evaluations are no better (theirs ends after three, from its second epoch on).
+Epochs are those of ``:questions=``, the training questions that there are; their number is not
+verified. Duplicate questions are not dropped in step 3.
 """
 
 import dataclasses
@@ -56,11 +57,12 @@ from clir_jax.models.retriever import Dense
 from clir_jax.objectives.sentences import ThreeTermTransfer
 from clir_jax.objectives.triplet import Triplet
 
-# Margin; hard and semi-hard negatives; epochs and rate of step 3.
+# Margin; hard and semi-hard negatives; epochs and rate of step 3; evaluations without a better
+# after which steps 2 and 3 halve the rate.
 _PUBLISHED = {
-    "xorqa": (0.27, 2, 3, 30, 1e-3),
-    "xquad": (0.24, 1, 1, 30, 1e-3),
-    "mlqa": (0.13, 1, 1, 20, 5e-4),
+    "xorqa": (0.27, 2, 3, 30, 1e-3, 1, 1),
+    "xquad": (0.24, 1, 1, 30, 1e-3, 1, 1),
+    "mlqa": (0.13, 1, 1, 20, 5e-4, 5, 10),
 }
 # Of question, passage and answer, for languages the encoder was trained on, and for others. On
 # XQuAD the passage has 0.1 in the released script and 1.0 in the name of the model that was scored.
@@ -85,7 +87,7 @@ def get_config(
     """The three steps on the questions of ``data``; ``transfer_rate`` None takes the published."""
     if data not in _PUBLISHED:
         raise ValueError(f"data is {data!r}; write one of {', '.join(_PUBLISHED)}")
-    margin, hard, semi_hard, epochs, rate = _PUBLISHED[data]
+    margin, hard, semi_hard, epochs, rate, second, third = _PUBLISHED[data]
     weights = _WEIGHTS[data][0 if supported else 1]
     files = f"{data}/corpus.jsonl", f"{data}/train/queries.tsv", f"{data}/train/qrels.trec"
     asked, corpus = Beir(*files, "mul", translations={"en": 2}), Retrieval(*files, "mul")
@@ -103,7 +105,49 @@ def get_config(
         query_language="en",
         other_documents=True,
     )
-    mined = Mine(
+    transfer = Task(
+        ThreeTermTransfer(*weights, student_query="query.mul"),
+        {"ranking": asked},
+        {"teacher": teacher},
+        batch_size=_BATCH,
+    )
+    again = (
+        _mined(teacher, asked, corpus, margin, hard, semi_hard),
+        _stage(
+            "2-teacher",
+            _ranked(triplet, "mined", 1 + hard + semi_hard),
+            data,
+            teacher,
+            epoch,
+            every=100 if data == "mlqa" else max(1, epoch // 4),
+            patience=second,
+        ),
+    )
+    stages = (
+        first,
+        _stage("1a-bm25", _ranked(triplet, "first", 4), data, model, 3 * epoch),
+        dataclasses.replace(first, name="random", depth=100_000, skip=0, sampling="random"),
+        _stage("1b-random", _ranked(triplet, "random", 4), data, FromStage("1a-bm25"), 7 * epoch),
+        Rounds("2-rounds", rounds, again, {"2-teacher": FromStage("1b-random")}),
+        EncodeTeacher("answers", "3-transfer", "ThreeTermTransfer"),
+        _stage(
+            "3-transfer",
+            transfer,
+            data,
+            teacher,
+            epochs * epoch,
+            rate=transfer_rate or rate,
+            patience=third,
+        ),
+    )
+    return Run(name=f"cl_relkt-{data}", stages=stages, seed=seed)
+
+
+def _mined(
+    teacher: FromStage, asked: Beir, corpus: Retrieval, margin: float, hard: int, semi_hard: int
+) -> Mine:
+    """Negatives of the newest model, the nearest first."""
+    return Mine(
         "mined",
         teacher,
         asked,
@@ -117,28 +161,6 @@ def get_config(
         other_documents=True,
         drop_empty=True,
     )
-    many = 1 + hard + semi_hard
-    transfer = Task(
-        ThreeTermTransfer(*weights, student_query="query.mul"),
-        {"ranking": asked},
-        {"teacher": teacher},
-        batch_size=_BATCH,
-    )
-    stages = (
-        first,
-        _stage("1a-bm25", _ranked(triplet, "first", 4), data, model, 3 * epoch),
-        dataclasses.replace(first, name="random", depth=100_000, skip=0, sampling="random"),
-        _stage("1b-random", _ranked(triplet, "random", 4), data, FromStage("1a-bm25"), 7 * epoch),
-        Rounds(
-            "2-rounds",
-            rounds,
-            (mined, _stage("2-teacher", _ranked(triplet, "mined", many), data, teacher, epoch)),
-            start={"2-teacher": FromStage("1b-random")},
-        ),
-        EncodeTeacher("answers", "3-transfer", "ThreeTermTransfer"),
-        _stage("3-transfer", transfer, data, teacher, epochs * epoch, transfer_rate or rate),
-    )
-    return Run(name=f"cl_relkt-{data}", stages=stages, seed=seed)
 
 
 def _ranked(triplet: Triplet, artifact: str, passages: int) -> Task:
@@ -148,7 +170,15 @@ def _ranked(triplet: Triplet, artifact: str, passages: int) -> Task:
 
 
 def _stage(
-    name: str, task: Task, data: str, init: str | FromStage, steps: int, rate: float = 1e-5
+    name: str,
+    task: Task,
+    data: str,
+    init: str | FromStage,
+    steps: int,
+    *,
+    rate: float = 1e-5,
+    every: int = 100,
+    patience: int = 5,
 ) -> Stage:
     """What all stages have in common."""
     folder = f"{data}/dev"
@@ -160,8 +190,8 @@ def _stage(
         tasks=(task,),
         optimizer=Optimizer(rate, "constant", weight_decay=0.0, clip_norm=None),
         steps=steps,
-        evaluate=Evaluate({"dev": dev}, every=100, metrics=("Success@1", "Success@5", "RR@10")),
-        on_plateau=OnPlateau(0.5, patience=5),
+        evaluate=Evaluate({"dev": dev}, every=every, metrics=("Success@1", "Success@5", "RR@10")),
+        on_plateau=OnPlateau(0.5, patience),
         stop=Stop(patience=20),
         tokens_per_chunk=4_096,
         dtype="bfloat16",
