@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clir_jax.command import Parser, carry_out
 
-_LAYOUTS = ("transformers", "sentence-transformers", "pylate", "colbert", "onnx")
+LAYOUTS = ("transformers", "sentence-transformers", "pylate", "colbert", "onnx")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m clir_jax.export", description=__doc__)
     add = parser.add_argument
     add("--model", required=True, help="a run, a retriever's directory or a name on the hub")
-    add("--to", required=True, choices=_LAYOUTS, help="the library that is to load it")
+    add("--to", required=True, choices=LAYOUTS, help="the library that is to load it")
     add("--output", required=True, help="a new directory")
     add("--name", help="what the model card calls it (the name of the run or the model)")
     given = parser.parse_args(arguments)

@@ -1,6 +1,10 @@
 """A retriever as an ONNX graph, by way of torch: the one export that torch is needed for."""
 
+import contextlib
 import importlib
+import logging
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +41,38 @@ def write_graph(directory: Path, spec: RetrieverSpec) -> None:
     import torch
 
     module = _module(directory, spec)
-    ids = torch.ones((2, 8), dtype=torch.int64)
+    # Two tensors, and neither of ones only: what is equal in the example is taken for one thing.
+    ids, mask = torch.arange(16).reshape(2, 8) + 2, torch.ones((2, 8), dtype=torch.int64)
+    mask[1, 5:] = 0
     rows, tokens = torch.export.Dim("rows"), torch.export.Dim("tokens")
     name = "sentence_embedding" if isinstance(spec, Dense) else "token_embeddings"
-    torch.onnx.export(
-        module,
-        (ids, ids),
-        str(directory / GRAPH),
-        input_names=["input_ids", "attention_mask"],
-        output_names=[name],
-        dynamic_shapes={"ids": {0: rows, 1: tokens}, "mask": {0: rows, 1: tokens}},
-        opset_version=_OPSET,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    with _quiet():
+        torch.onnx.export(
+            module,
+            (ids, mask),
+            str(directory / GRAPH),
+            input_names=["input_ids", "attention_mask"],
+            output_names=[name],
+            dynamic_shapes={"ids": {0: rows, 1: tokens}, "mask": {0: rows, 1: tokens}},
+            opset_version=_OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter says of packages that are not needed and of torch's own code."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _module(directory: Path, spec: RetrieverSpec) -> Any:

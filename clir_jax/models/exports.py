@@ -194,8 +194,9 @@ def _colbert(model: LoadedRetriever, directory: Path) -> list[str]:
             f"it has {field}, and Stanford's ColBERT always {always}; write --to pylate"
         )
     tokenizer = model.tokenizer.copy()
+    lacking = [name for name in _UNUSED if tokenizer.backend.token_to_id(name) is None]
     tokenizer.backend.add_tokens(
-        [AddedToken(name, normalized=False, special=False) for name in _UNUSED]
+        [AddedToken(name, normalized=False, special=False) for name in lacking]
     )
     encoder: Any = model.params["encoder"]
     table = np.asarray(encoder["embeddings"]["word"]["embedding"].get_value(), np.float32)
