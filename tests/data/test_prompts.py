@@ -110,3 +110,21 @@ def test_saved_tokenizers_cut_the_same(theirs, prompts, tmp_path):
         load_generator_tokenizer(tmp_path)
     with pytest.raises(ValueError, match="'<end>' is named as the eos token and is not in the"):
         GeneratorTokenizer(loaded.backend, {"eos": "<end>"})
+
+
+def test_sentencepiece_files_are_converted_by_transformers(theirs, tmp_path, monkeypatch):
+    import transformers
+
+    (tmp_path / "spiece.model").write_bytes(b"")
+    given = iter([theirs[0], ValueError("no sentencepiece")])
+
+    def convert(path):
+        found = next(given)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", convert)
+    assert load_generator_tokenizer(tmp_path).size == len(WORDS) + 6
+    with pytest.raises(ImportError, match=r"needs the package sentencepiece .*pip install sent"):
+        load_generator_tokenizer(tmp_path)

@@ -207,9 +207,8 @@ def test_greedy_texts_are_torchs(theirs):
 @pytest.mark.parametrize(
     "decoding",
     [
-        Beam(beams=3),
-        Beam(beams=4, length_penalty=2.0, early_stopping=True),
-        Beam(beams=2, length_penalty=-1.0),
+        Beam(beams=3, length_penalty=2.0),
+        Beam(beams=4, length_penalty=-0.5, early_stopping=True),
     ],
 )
 def test_texts_on_beams_are_torchs(theirs, decoding):
@@ -281,7 +280,7 @@ def test_rows_are_written_as_if_alone_on_any_mesh():
     assert (alike.ids == alike.ids[:1]).all()  # equal prompts with equal ids
     mesh = make_mesh(4, 2, 1)
     with jax.set_mesh(mesh):
-        spread = _write(_model()[1], put_rows(SOURCE, mesh), put_rows(IDS, mesh), decoding)
+        spread = _write(_model()[1], put_rows(SOURCE, mesh), put_rows(IDS, mesh), decoding, 0)
         assert {s.data.shape for s in spread.ids.addressable_shards} == {(1, SPEC.target_length)}
     np.testing.assert_array_equal(spread.ids, found.ids)
     _check_written(found)
