@@ -9,8 +9,8 @@ Every variant trains the same student from the same weights for the same steps, 
 of the frozen teacher, which are encoded once for all of them. Variants differ in one field of the
 objective. They learn from the language's bitext (``--bitext``: of several languages), without long
 sentences, and from the training questions of XQuAD or AfriQA with their human translations, each
-``--repeat`` times: bitext of news and medicine alone teaches nobody what "wanene" asks. Each variant
-ends in one line of ``results.jsonl`` in the folder; what has a line is not trained again.
+``--repeat`` times: bitext of news and medicine alone teaches nobody what "wanene" asks. Each
+variant ends in one line of ``results.jsonl`` in the folder; what has a line is not trained again.
 ``--table`` prints the lines that are there.
 """
 
