@@ -134,7 +134,7 @@ PARAMETER_RULES: Rules = (
     (r"layers/(\w*attention/(query|key|value)|mlp/(gate|up))/kernel$", P(None, "fsdp", "tensor")),
     (r"layers/(attention/(query|key|value)|mlp/up)/bias$", P(None, "tensor")),
     (r"layers/(\w*attention/output|mlp/down)/kernel$", P(None, "tensor", "fsdp")),
-    (r"projection/kernel$", P("fsdp", None)),
+    (r"(projection|head/(dense|score))/kernel$", P("fsdp", None)),
     (r"(scale|bias)$", P()),
 )
 

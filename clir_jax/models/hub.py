@@ -82,7 +82,7 @@ _PLACES = ("", "*_Transformer/", "*_Dense/")
 _SAFETENSORS_FILES = [f"{place}model*.safetensors" for place in _PLACES]
 _BIN_FILES = [f"{place}pytorch_model*.bin" for place in _PLACES]
 
-_MODULES = {
+ENCODER_MODULES = {
     "embeddings/word": "embeddings.word_embeddings",
     "embeddings/position": "embeddings.position_embeddings",
     "embeddings/token_type": "embeddings.token_type_embeddings",
@@ -99,7 +99,7 @@ _MODULES = {
 _ANCHOR = "embeddings.word_embeddings.weight"  # what comes before it is the encoder's prefix
 # Of a pretrained model, not of its encoder: heads, the pooler and constant buffers.
 _IGNORED = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids", "embeddings.token_type_ids")
-_LAYOUT = Layout(_MODULES, _IGNORED, "load_encoder")
+_LAYOUT = Layout(ENCODER_MODULES, _IGNORED, "load_encoder")
 
 
 def locate(name: PathLike) -> Path:
@@ -247,12 +247,12 @@ def load_encoder(
     config = _read_config(directory, overrides)
     _, target = abstract_encoder(config)
     with open_weights(directory) as weights:
-        prefix = _prefix(weights)
+        prefix = encoder_prefix(weights)
         state = _LAYOUT.read(directory, weights, target, prefix, shardings, ignore)
     return config, state
 
 
-def _prefix(weights: Weights) -> str:
+def encoder_prefix(weights: Weights) -> str:
     """Modernise the names of BERT's first files; what comes before all names of the encoder."""
     for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
         weights.rename({k: k.removesuffix(old) + new for k in weights.shapes if k.endswith(old)})

@@ -75,7 +75,11 @@ class EncodePassage:
 
 @pytree
 class Relevance:
-    """Ask a cross-encoder for the relevance of query-passage pairs, tokenised together."""
+    """Ask a cross-encoder for the relevance of query-passage pairs, tokenised together.
+
+    Nothing of a pair is embedded by itself; ``keep`` is True at the tokens that the tokenizer calls
+    the second text's (BERT's sentence B), and nowhere if it does not number texts.
+    """
 
     tokens: Tokens
 

@@ -117,22 +117,30 @@ class TextTokenizer:
         """Return an equal tokenizer that can be changed without changing this one."""
         return TextTokenizer(Tokenizer.from_str(self.backend.to_str()), dict(self.special))
 
-    def save(self, directory: str | Path) -> None:
+    def save(self, directory: str | Path, *, token_types: bool = False) -> None:
         """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``special_tokens_map.json``.
 
         Args:
           directory: an existing directory; ``transformers.AutoTokenizer`` reads it.
+          token_types: whether the model reads which text of a pair a token is of.
         """
-        write_tokenizer(directory, self.backend, self.special)
+        write_tokenizer(directory, self.backend, self.special, token_types=token_types)
 
 
-def write_tokenizer(directory: str | Path, backend: Tokenizer, special: Mapping[str, str]) -> None:
+def write_tokenizer(
+    directory: str | Path,
+    backend: Tokenizer,
+    special: Mapping[str, str],
+    *,
+    token_types: bool = False,
+) -> None:
     """Write a tokenizer's three files; see ``TextTokenizer.save``.
 
     Args:
       directory: an existing directory.
       backend: the tokenizer proper.
       special: the token that plays each role, as text.
+      token_types: whether the model reads which text of a pair a token is of.
     """
     directory = Path(directory)
     backend.save(str(directory / "tokenizer.json"))
@@ -148,7 +156,7 @@ def write_tokenizer(directory: str | Path, backend: Tokenizer, special: Mapping[
         }
         for i, token in sorted(backend.get_added_tokens_decoder().items())
     }
-    inputs = ["input_ids", "attention_mask"]
+    inputs = ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"]
     config = {
         # The one class that all versions of transformers load as tokenizer.json stands; the
         # model's own (BertTokenizer) rebuilds the tokenizer from its vocabulary in version 5.
