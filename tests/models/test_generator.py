@@ -247,7 +247,7 @@ def test_cached_is_uncached():
     np.testing.assert_allclose(_greedy().log_prob, whole.log_prob, rtol=1e-4)
 
 
-def test_bfloat16_texts_are_as_likely_as_the_model_finds_them():
+def test_bfloat16_is_close_read_and_written():
     config = dataclasses.replace(CONFIG, dtype="bfloat16")
     graphdef = abstract_generator(SPEC, config)[0]
 
@@ -256,12 +256,15 @@ def test_bfloat16_texts_are_as_likely_as_the_model_finds_them():
         model = nnx.merge(graphdef, params)
         written = model.generate(SOURCE, GREEDY)
         text = Tokens(written.ids, written.mask, written.mask)
-        return written, model(Likelihood(SOURCE, text)).log_probs.sum(axis=1)
+        return written, model(Likelihood(SOURCE, text)).log_probs
 
     written, told = run(_model()[1])
-    assert (written.ids[:, 0] == _greedy().ids[:, 0]).sum() > 5
-    np.testing.assert_allclose(written.log_prob, told, rtol=0.05)
-    assert not np.allclose(told, _greedy().log_prob, rtol=1e-4)
+    text = jax.tree.map(np.asarray, Tokens(written.ids, written.mask, written.mask))
+    exact = _likelihood(_model()[1], Likelihood(SOURCE, text)).log_probs
+    assert told.dtype == jnp.float32
+    # These weights are far apart, and so are a few scores; the usual one is not.
+    assert 1e-3 < jnp.abs(told - exact)[text.mask].mean() < 0.1
+    np.testing.assert_allclose(written.log_prob, told.sum(axis=1), rtol=0.05)
 
 
 def test_rows_are_written_as_if_alone_on_any_mesh():

@@ -230,14 +230,10 @@ def test_dropout_sites_are_apart(ours):
     assert decoder.last_salt(encoder.last_salt(0) + 1) == 14 + 1 + 6 * 3
 
 
-def test_bfloat16_is_close_and_float64_follows_the_parameters(ours):
+def test_float64_by_configuration_and_by_parameters(ours):
     config, graphdef, params = ours("t5-1.0")
     source, mask, target, scored = _batch()
     exact = _logits(graphdef, params, source, mask, target)
-    half = abstract_t5(dataclasses.replace(config, dtype="bfloat16"))[0]
-    found = _logits(half, params, source, mask, target)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found[scored], exact[scored], atol=0.15)
     with pytest.raises(ValueError, match="needs JAX's 64-bit mode"):
         abstract_t5(dataclasses.replace(config, dtype="float64"))
     with jax.enable_x64(True):
