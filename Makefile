@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 EXTRAS ?= test
 WORKERS ?= 2
 
-.PHONY: quickstart test test-slow smoke lint clean
+.PHONY: quickstart test test-slow test-interop smoke lint clean
 
 quickstart: $(VENV)/.base
 	$(BIN)/python -m clir_jax.train --config configs/quickstart.py --run-dir runs/quickstart
@@ -17,6 +17,17 @@ test: $(VENV)/.$(EXTRAS)
 
 test-slow: $(VENV)/.$(EXTRAS)
 	$(BIN)/python -m pytest -m slow
+
+# Other libraries load our exports, each in an environment of its own: their pins exclude each other.
+INTEROP := $(VENV)/interop
+CHECK := tests/interop/check.py $(INTEROP)/models
+test-interop: $(VENV)/.onnx $(addprefix $(INTEROP)/,$(addsuffix /.ready,\
+    sentence-transformers-5 pylate colbert))
+	$(BIN)/python -m tests.interop.write $(INTEROP)/models
+	$(INTEROP)/sentence-transformers-5/bin/python $(CHECK) sentence-transformers transformers
+	$(INTEROP)/pylate/bin/python $(CHECK) pylate sentence-transformers
+	$(INTEROP)/colbert/bin/python $(CHECK) colbert-ai
+	$(BIN)/python $(CHECK) "sentence-transformers 6" transformers onnxruntime
 
 # A short run and the step on simulated devices, without torch: for new versions of Python and JAX.
 smoke: $(VENV)/.smoke
@@ -47,4 +58,15 @@ $(VENV)/.smoke: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.$(EXTRAS): pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
+	touch $@
+
+$(VENV)/.onnx: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS),onnx]"
+	touch $@
+
+$(INTEROP)/%/.ready: tests/interop/environments/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --requirement $<
+	$(foreach file,$(wildcard $(<:.txt=.alone.txt)),\
+	  $(@D)/bin/python -m pip install --quiet --no-deps --requirement $(file))
 	touch $@

@@ -155,8 +155,6 @@ def _sentence_transformers(model: LoadedRetriever, directory: Path) -> list[str]
 def _pylate(model: LoadedRetriever, directory: Path) -> list[str]:
     spec = _late(model, "pylate")
     config, markers = model.encoder_config, markers_of(spec)
-    for marker in markers:
-        marker_id(model.tokenizer, marker)
     save_encoder(directory, config, model.params["encoder"])
     model.tokenizer.save(directory)
     _write_dense(directory / PROJECTION, _head(model), "identity", {"use_residual": False})
@@ -182,6 +180,11 @@ def _pylate(model: LoadedRetriever, directory: Path) -> list[str]:
 
 def _colbert(model: LoadedRetriever, directory: Path) -> list[str]:
     spec = _late(model, "colbert")
+    if "" in markers_of(spec):
+        raise _CannotSay(
+            "it has no marker for every kind of text, and Stanford's ColBERT always puts one; "
+            "write --to pylate"
+        )
     if not spec.expansion or not spec.skip_punctuation or spec.projection_bias:
         field, always = (
             ("expansion=False", "fills queries up with mask tokens")
@@ -260,11 +263,6 @@ def _late(model: LoadedRetriever, layout: str) -> LateInteraction:
         raise _CannotSay(
             "it has content_only=True, which keeps no vector of CLS, SEP and marker, and these are "
             f"always kept in {layout}; write --to transformers"
-        )
-    if "" in markers_of(spec):
-        raise _CannotSay(
-            f"it has no marker for every kind of text, and {layout} always puts one; "
-            "write --to transformers"
         )
     return spec
 

@@ -83,9 +83,32 @@ def read_foreign(directory: Path) -> Described | None:
     """
     if (directory / MODULES).is_file():
         return _sentence_transformers(directory)
-    if (directory / METADATA).is_file() or _is_colbert(directory):
-        return _stanford(directory)
-    return None
+    return None if foreign_kind(directory) is None else _stanford(directory)
+
+
+def foreign_kind(directory: Path) -> type[Dense] | type[LateInteraction] | None:
+    """Tell which kind of retriever of another library a directory holds, and read nothing else.
+
+    Args:
+      directory: of the model, as ``hub.locate`` gives it.
+
+    Returns:
+      The kind; None if the directory holds no such retriever.
+
+    Raises:
+      ValueError: if it holds one of a kind that is not known here.
+    """
+    if (directory / MODULES).is_file():
+        kind = _kind(Settings(directory / CONFIG, optional=True))
+        return Dense if kind == "SentenceTransformer" else LateInteraction
+    stanford = (directory / METADATA).is_file() or _is_colbert(directory)
+    return LateInteraction if stanford else None
+
+
+def _kind(about: Settings) -> str:
+    # The first PyLates do not say what they write.
+    default = "ColBERT" if "query_prefix" in about.values else "SentenceTransformer"
+    return about.choice("model_type", list(_KINDS), default)
 
 
 def _sentence_transformers(directory: Path) -> Described:
@@ -93,8 +116,7 @@ def _sentence_transformers(directory: Path) -> Described:
     names = [name for name, _ in modules]
     places = dict(modules)
     about = Settings(directory / CONFIG, optional=True)
-    default = "ColBERT" if "query_prefix" in about.values else "SentenceTransformer"
-    kind = about.choice("model_type", list(_KINDS), default)
+    kind = _kind(about)
     wanted = " ".join(_SEQUENCES[kind])
     if not re.fullmatch(re.sub(r" \[(\w+)\]", r"( \1)?", wanted), " ".join(names)):
         raise ValueError(
@@ -174,8 +196,8 @@ def _pylate_spec(
         dimension=head["out"],
         query_length=about.length("query_length"),
         passage_length=about.length("document_length"),
-        query_marker=inserted_marker(about, "query_prefix", tokenizer),
-        passage_marker=inserted_marker(about, "document_prefix", tokenizer),
+        query_marker=inserted_marker(about, "query_prefix", tokenizer, optional=True),
+        passage_marker=inserted_marker(about, "document_prefix", tokenizer, optional=True),
         expansion=about.flag("do_query_expansion"),
         attend_to_expansion=about.flag("attend_to_expansion_tokens"),
         skip_punctuation=bool(words),

@@ -101,9 +101,13 @@ def prompts_of(about: Settings) -> dict[str, str]:
     return {name: prompt or "" for name, prompt in prompts.items()}
 
 
-def inserted_marker(about: Settings, key: str, tokenizer: TextTokenizer) -> str:
-    """A marker that stands for one token of its own."""
+def inserted_marker(
+    about: Settings, key: str, tokenizer: TextTokenizer, optional: bool = False
+) -> str:
+    """A marker that stands for one token of its own; where it is optional, "" is none."""
     marker: str = about.text(key)
+    if optional and not marker:
+        return ""
     found = tokenizer.backend.token_to_id(marker)
     if found is None or found == tokenizer.id("unk"):
         raise about.refusal(

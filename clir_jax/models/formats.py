@@ -27,10 +27,11 @@ from clir_jax.files import read_json, write_json
 from clir_jax.mesh import shardings as shardings_on
 from clir_jax.models.directories import new_directory
 from clir_jax.models.encoder import EncoderConfig
-from clir_jax.models.foreign import Described, read_foreign
+from clir_jax.models.foreign import Described, foreign_kind, read_foreign
 from clir_jax.models.hub import PathLike, State, load_encoder, locate, resolve, save_encoder
 from clir_jax.models.projection import load_projection, projection_tensors
 from clir_jax.models.retriever import (
+    LateInteraction,
     Retriever,
     RetrieverSpec,
     make_projection,
@@ -245,11 +246,13 @@ def is_retriever(directory: Path, spec: RetrieverSpec | None = None) -> bool:
     """
     if is_saved(directory):
         return True
+    kind = foreign_kind(directory)
+    if kind is None or spec is None:
+        return kind is not None
+    if kind is not type(spec):
+        return False
     found = read_foreign(directory)
-    if found is None or spec is None:
-        return found is not None
-    trained = found.projection is not None or found.spec.late_interaction
-    return trained and type(found.spec) is type(spec)
+    return kind is LateInteraction or (found is not None and found.projection is not None)
 
 
 def _read_own(directory: Path) -> tuple[Described, dict[str, Any]]:

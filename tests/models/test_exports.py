@@ -21,6 +21,7 @@ from tests.interop import check
 from tests.interop.backbones import BACKBONES, PASSAGES, QUERIES, SPECS, tiny
 from tests.interop.write import write
 
+KINDS = ("dense", "late interaction")
 LATE, DENSE = SPECS["late interaction"], SPECS["dense"]
 WRITTEN = ("transformers", "sentence-transformers", "pylate", "colbert")
 
@@ -30,7 +31,7 @@ def exports(tmp_path_factory):
     """Exports of both backbones, our vectors beside them, and what was remarked on each."""
     directory = tmp_path_factory.mktemp("exports")
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        cases = write(directory, BACKBONES, WRITTEN)
+        cases = write(directory, BACKBONES, WRITTEN, KINDS)
     return directory, {(c["backbone"], c["kind"], c["layout"]): c for c in cases}
 
 
@@ -179,7 +180,7 @@ def test_other_punctuation_is_said(exports):
         (LATE, "sentence-transformers", "it answers with one vector a token"),
         ({"content_only": True}, "pylate", "it has content_only=True"),
         ({"content_only": True}, "colbert", "write --to transformers"),
-        ({"query_marker": ""}, "pylate", "it has no marker for every kind of text"),
+        ({"query_marker": ""}, "colbert", "it has no marker for every kind of text"),
         ({"expansion": False}, "colbert", "always fills queries up with mask tokens"),
         ({"skip_punctuation": False}, "colbert", "always leaves punctuation out of passages"),
     ],

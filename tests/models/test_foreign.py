@@ -31,7 +31,7 @@ CARRIED = [
         ),
         {},
     ),
-    ("pylate", dataclasses.replace(LATE, dimension=None), {"dimension": 16}),
+    ("pylate", SPECS["late interaction, bare"], {"dimension": 16}),
     (
         "colbert",
         dataclasses.replace(LATE, attend_to_expansion=True),
