@@ -35,7 +35,7 @@ from clir_jax.models.formats import LoadedRetriever, load_retriever, on_mesh, sa
 from clir_jax.models.retriever import LateInteraction
 from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.ops.alignment import IPOT, Assignment, Attention, Greedy, Sinkhorn
-from clir_jax.training.initial import initial_retriever
+from clir_jax.training.initial import initial_model
 from clir_jax.training.loop import train
 
 RETRIEVER = LateInteraction(dimension=128, query_length=32, passage_length=128, expansion=False)
@@ -109,7 +109,7 @@ def _measure_missing(given: argparse.Namespace, results: Path) -> None:
     with jax.set_mesh(mesh):
         if not start.is_dir():
             run = _run(given, "start", {}, 0)
-            save_loaded(start, initial_retriever(run, run.training_stages()[0]))
+            save_loaded(start, initial_model(run, run.training_stages()[0]))
     if ("teacher", 0) not in done:
         record("teacher", 0, **figures(teacher))
         record("student before", 0, **figures(load_retriever(start)))

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 
@@ -42,6 +43,21 @@ def carry_out(work: Callable[[], int], when_stopped: str = "stopped") -> int:
     except KeyboardInterrupt:
         print(when_stopped, file=sys.stderr)
         return 130
+
+
+def new_file(path: str) -> Path:
+    """Refuse an ``--output`` that is there already, or has nowhere to go.
+
+    Raises:
+      ValueError: one sentence for a person.
+    """
+    output = Path(path)
+    if output.exists():
+        what = "a directory" if output.is_dir() else "a file"
+        raise ValueError(f"--output {path}: there is such {what} already; write another name")
+    if not output.absolute().parent.is_dir():
+        raise ValueError(f"--output {path}: there is no such directory; make it first")
+    return output
 
 
 def _tell(error: Exception) -> None:

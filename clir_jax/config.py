@@ -30,6 +30,9 @@ from clir_jax.config_parts import (
 )
 from clir_jax.config_types import Checked, named, require, require_name, walk
 from clir_jax.config_works import EncodeTeacher, Generate, Mine, Score, Work
+from clir_jax.data.collections import BitextPairs
+from clir_jax.data.gold_alignment import GoldAlignment
+from clir_jax.models.cross_encoder import CrossEncoder
 from clir_jax.objectives.base import Ask, Objective
 
 __all__ = [
@@ -205,6 +208,16 @@ class Stage(Checked):
             raise ValueError(
                 f"stage {self.name}: evaluate.baselines has 'teacher' and no task has a teacher; "
                 "leave it out"
+            )
+        embedded = [
+            name
+            for name, collection in (evaluate.collections if evaluate is not None else {}).items()
+            if isinstance(collection, BitextPairs | GoldAlignment)
+        ]
+        if isinstance(self.model, CrossEncoder) and embedded:
+            raise ValueError(
+                f"stage {self.name}: evaluate.collections has {named(embedded)}, which compares "
+                "vectors, and a cross-encoder makes none; leave it out"
             )
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Literal, NoReturn
 
-from clir_jax.config_types import Checked, require, require_name
+from clir_jax.config_types import Checked, named, require, require_name
 from clir_jax.data.bitext import BitextMoses, BitextTSV
 from clir_jax.data.collections import (
     AtlasRetrieval,
@@ -24,6 +24,7 @@ from clir_jax.data.rankings import Beir, RankingJSONL, TriplesTSV
 from clir_jax.data.sources import Atlas, Mixture, TextLines
 from clir_jax.data.tfds import TFDS
 from clir_jax.evaluation.metrics import ALIGNMENT_METRICS, BITEXT_METRICS, metric_name
+from clir_jax.models.cross_encoder import CrossEncoder
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.retriever import Dense, LateInteraction
 
@@ -78,7 +79,7 @@ Source = (
     | Artifact
 )
 Collection = Retrieval | IRDatasetRetrieval | AtlasRetrieval | BitextRetrieval
-Model = Dense | LateInteraction
+Model = Dense | LateInteraction | CrossEncoder
 # What is not retrieval has metrics of its own.
 _METRICS_OF: Mapping[type, tuple[str, ...]] = {
     BitextPairs: BITEXT_METRICS,
@@ -239,7 +240,10 @@ class Evaluate(Checked):
         metric of the first collection.
       baselines: systems measured once before training: ``"bm25"``, ``"teacher"`` (every teacher of
         the stage), ``"student_before"``.
-      depth: passages kept a query.
+      depth: passages kept a query. A cross-encoder reranks so many candidates.
+      candidates: by collection: the file of a TREC run, under ``data_root``, whose passages a
+        cross-encoder reranks. Where there is none, it reranks those that BM25 finds for the query
+        as it is; for questions in another language than the passages', name a run.
     """
 
     collections: Mapping[str, Collection | BitextPairs | GoldAlignment]
@@ -249,6 +253,7 @@ class Evaluate(Checked):
     best: str = ""
     baselines: tuple[Literal["bm25", "teacher", "student_before"], ...] = ()
     depth: int = 100
+    candidates: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -256,6 +261,13 @@ class Evaluate(Checked):
             raise ValueError("evaluate: collections and metrics need at least one entry each")
         for name in self.collections:
             require_name(name, "evaluate: a collection")
+        for name in self.candidates:
+            if name not in self.collections or self._of(name) is not self.metrics:
+                ranked = [other for other in self.collections if self._of(other) is self.metrics]
+                raise ValueError(
+                    f"evaluate: candidates has {name!r}, and the collections that are searched are "
+                    f"{named(ranked)}; name one of these"
+                )
         require(self.every >= 0, "evaluate: every", self.every, "at least 0")
         seconds = self.every_seconds is None or 0 < self.every_seconds < math.inf
         require(seconds, "evaluate: every_seconds", self.every_seconds, "above 0, or None")
@@ -282,6 +294,10 @@ class Evaluate(Checked):
             raise ValueError(
                 f"evaluate: best is {self.best!r}; write one of {', '.join(map(repr, choices))}"
             )
+
+    def files(self) -> tuple[str, ...]:
+        """The runs of ``candidates``."""
+        return tuple(self.candidates.values())
 
     @property
     def repeats(self) -> bool:

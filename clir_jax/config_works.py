@@ -154,10 +154,21 @@ class Mine(_Work):
 
 @dataclasses.dataclass(frozen=True)
 class Score(_Work):
-    """Write ``source`` with ``model``'s scores of the passages of every record."""
+    """Write ``source`` with ``model``'s scores of the passages of every record.
+
+    A retriever's score is MaxSim or the inner product, a cross-encoder's its own, and a generator's
+    the mean log-likelihood of the question's tokens, given the passage.
+
+    Args:
+      name: of the artifact.
+      model: a retriever, a cross-encoder or a generator.
+      source: rankings; scores that they have are replaced.
+      query_language: the model reads questions in; empty for the source's own language.
+    """
 
     model: str | FromStage
     source: Source
+    query_language: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,12 +2,9 @@
 
 import argparse
 import functools
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from clir_jax.command import Parser, carry_out
+from clir_jax.command import Parser, carry_out, new_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,7 +64,7 @@ def _mine(given: argparse.Namespace) -> int:
     from clir_jax.data.collections import Retrieval
     from clir_jax.data.rankings import Beir
 
-    output = _free(given.output)
+    output = new_file(given.output)
     files = (given.corpus, given.queries, given.qrels, given.language, given.query_column)
     translations: dict[str, str | int] = {}
     for text in given.translation:
@@ -91,66 +88,10 @@ def _mine(given: argparse.Namespace) -> int:
         **options,
     )
     # Imported late: --help and mistakes in the options need none of it.
-    from rich.console import Console
+    from clir_jax.training.alone import write_records
 
-    from clir_jax.training.artifacts import RECORDS
-    from clir_jax.training.logging import WorkLog
-    from clir_jax.training.mining import mine
-
-    console = Console(highlight=False, soft_wrap=True)
-    unfinished = output.with_name(output.name + ".unfinished")
-    with WorkLog("mine", console) as log:
-        mine(work, _place(given, unfinished, log))
-    _publish(unfinished / RECORDS, output)
-    shutil.rmtree(unfinished)
-    console.print(
-        f'{output}; read it with RankingJSONL("{given.output}", "{given.language}")', markup=False
-    )
+    write_records("mine", work, output, given.seed)
     return 0
-
-
-def _place(given: argparse.Namespace, directory: Path, log: Any) -> Any:
-    """Where the work is done: in no run, beside the output."""
-    from clir_jax.evaluation.retrieval import saved_at
-    from clir_jax.mesh import make_mesh
-    from clir_jax.models import hub
-    from clir_jax.models.formats import load_retriever, on_mesh
-    from clir_jax.training.artifacts import Workplace
-
-    mesh = make_mesh()
-    return Workplace(
-        run=None,
-        mesh=mesh,
-        seed=given.seed,
-        directory=directory,
-        say=log.say,
-        progress=log.progress,
-        open_source=lambda source: source.open("."),
-        load_model=lambda name, _: on_mesh(load_retriever(saved_at(str(name))), mesh),
-        model_directory=lambda name: hub.resolve(saved_at(str(name))),
-        artifact_print=_no_artifact,
-    )
-
-
-def _no_artifact(name: str) -> str:
-    raise AssertionError(f"the files of a command name no artifact {name!r}")
-
-
-def _publish(records: Path, output: Path) -> None:
-    from clir_jax.files import replacing
-
-    with replacing(output) as file:
-        shutil.copyfile(records, file)
-
-
-def _free(path: str) -> Path:
-    output = Path(path)
-    if output.exists():
-        what = "a directory" if output.is_dir() else "a file"
-        raise ValueError(f"--output {path}: there is such {what} already; write another name")
-    if not output.absolute().parent.is_dir():
-        raise ValueError(f"--output {path}: there is no such directory; make it first")
-    return output
 
 
 def _translation(text: str) -> tuple[str, str | int]:

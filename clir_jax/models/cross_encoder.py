@@ -135,9 +135,7 @@ class CrossEncoderModel(nnx.Module):
             )
         return "encoder"
 
-    def __call__(
-        self, request: Relevance, row_seeds: UInt32[Array, " R"] | None = None
-    ) -> Scores:
+    def __call__(self, request: Relevance, row_seeds: UInt32[Array, " R"] | None = None) -> Scores:
         """Score rows of pairs.
 
         Args:

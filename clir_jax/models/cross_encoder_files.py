@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
 from clir_jax.files import read_json, write_json
 from clir_jax.models.cross_encoder import CrossEncoder, CrossEncoderModel, Head
 from clir_jax.models.directories import new_directory
@@ -46,8 +47,8 @@ def _layout(family: str) -> Layout:
     modules = {f"encoder/{ours}": f"{family}.{name}" for ours, name in ENCODER_MODULES.items()}
     modules |= {"head/dense": _DENSE[family], "head/score": _SCORE[family]}
     # Constant buffers; and the pooler of a RoBERTa, which its head does not read.
-    unread = ("embeddings.position_ids", "embeddings.token_type_ids")
-    unread += ("pooler.",) if family == "roberta" else ()
+    unread = ["embeddings.position_ids", "embeddings.token_type_ids"]
+    unread += ["pooler."] if family == "roberta" else []
     return Layout(modules, tuple(f"{family}.{name}" for name in unread), "load_cross_encoder")
 
 
@@ -221,9 +222,9 @@ def _pooler(directory: Path, dense: Any) -> Any:
         if f"{name}.weight" not in weights.shapes:
             return dense
         found = {"kernel": weights.read(f"{name}.weight").T, "bias": weights.read(f"{name}.bias")}
-    return jax.tree.map(
-        lambda leaf, value: jnp.asarray(value, leaf.dtype), dense, type(dense)(found)
-    )
+    for part, value in found.items():
+        dense[part] = dense[part].replace(jnp.asarray(value, dense[part].get_value().dtype))
+    return dense
 
 
 def _family(config: EncoderConfig) -> str:

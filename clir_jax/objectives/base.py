@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from clir_jax.models.encoder_config import EncoderConfig
-from clir_jax.models.requests import Array, Output, Request, pytree
+from clir_jax.models.requests import Array, EncodePassage, EncodeQuery, Output, Request, pytree
 from clir_jax.models.retriever import LateInteraction, RetrieverSpec
 
 
@@ -42,13 +42,16 @@ class ModelFacts:
 
     Args:
       late_interaction: whether it answers with one vector a token.
-      embedding_size: E.
+      embedding_size: E; 0 of a model that embeds nothing.
       query_form: what it puts around a query: marker and expansion.
       passage_form: what it puts around a passage.
       hidden_size: D.
       layers: of the encoder.
       vocabulary: a print of its tokenizer and of the punctuation that it leaves out of passages;
         ``""`` where that is not known yet.
+      kind: what it is called.
+      answers: the requests that it answers.
+      max_length: tokens of the longest text that it has positions for; None where none is too long.
     """
 
     late_interaction: bool
@@ -58,6 +61,9 @@ class ModelFacts:
     hidden_size: int = 0
     layers: int = 0
     vocabulary: str = ""
+    kind: str = "retriever"
+    answers: tuple[type[Any], ...] = (EncodeQuery, EncodePassage)
+    max_length: int | None = None
 
 
 def facts_of(spec: RetrieverSpec, encoder: EncoderConfig, vocabulary: str = "") -> ModelFacts:
@@ -91,6 +97,7 @@ def facts_of(spec: RetrieverSpec, encoder: EncoderConfig, vocabulary: str = "") 
         width,
         encoder.num_hidden_layers,
         vocabulary,
+        max_length=encoder.max_length,
     )
 
 

@@ -1,4 +1,4 @@
-"""Contrastive losses on rankings: InfoNCE and ColBERT's pairwise softmax."""
+"""Contrastive losses on rankings: InfoNCE, ColBERT's pairwise and a cross-encoder's softmax."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from clir_jax.models.requests import Embeddings, Output
-from clir_jax.objectives.base import Batch, weighted_mean
+from clir_jax.models.requests import Embeddings, Output, Scores
+from clir_jax.objectives.base import Ask, Batch, weighted_mean
 from clir_jax.objectives.rankings import (
     EXCLUDED,
     OnRankings,
     in_batch_candidates,
     mean_over,
     negatives,
+    relevance,
     scores,
 )
 
@@ -105,3 +106,58 @@ class PairwiseSoftmax(OnRankings):
         loss = mean_over(-jax.nn.log_sigmoid(margin), real, batch.weight)
         right = (margin > 0).astype(loss.dtype)
         return loss, {"accuracy": mean_over(right, real, batch.weight)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ListwiseSoftmax(OnRankings):
+    r"""Train a cross-encoder to tell each query's positive from the query's own negatives.
+
+    .. math::
+      L = \frac{1}{\sum_b w_b} \sum_b -w_b \log
+        \frac{e^{s(q_b, p_b^+) / \tau}}{\sum_{p \in C_b} e^{s(q_b, p) / \tau}}
+
+    with :math:`\tau` = ``temperature`` and :math:`C_b` the positive and those negatives of the list
+    that are not known to be relevant.
+
+    Args:
+      query: what is read: ``"query"``, the language that the data choose for each record, or
+        ``"query.en"``, one language.
+      temperature: divides scores.
+
+    References:
+      Nogueira and Cho, Passage Re-ranking with BERT, 2019, arXiv:1901.04085 (the model); Gao et
+      al., Rethink Training of BERT Rerankers in Multi-Stage Retrieval Pipeline, ECIR 2021,
+      arXiv:2101.08751 (the loss).
+    """
+
+    query: str = "query"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        relevance("ListwiseSoftmax", self.query)
+        if self.temperature <= 0:
+            raise ValueError(
+                f"ListwiseSoftmax: temperature is {self.temperature}; it must be above 0"
+            )
+
+    @property
+    def student(self) -> Mapping[str, Ask]:
+        """The relevance of every passage of the list."""
+        return {"relevance": relevance("ListwiseSoftmax", self.query)}
+
+    @property
+    def least_passages(self) -> int:
+        """A positive and a negative."""
+        return 2
+
+    def loss(
+        self, student: Mapping[str, Output], teacher: Mapping[str, Output], batch: Batch
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Cross-entropy of the positive; metric ``accuracy``: how many queries rank it first."""
+        given = jnp.asarray(cast(Scores, student["relevance"]).values)
+        ids, known = (batch.labels[f"ranking.{name}"] for name in ("passage_ids", "known"))
+        candidates = negatives(ids, known).at[:, 0].set(True)
+        logits = jnp.where(candidates, given / self.temperature, EXCLUDED)
+        loss = weighted_mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0], batch.weight)
+        correct = (logits[:, 0] >= logits.max(axis=1)).astype(loss.dtype)
+        return loss, {"accuracy": weighted_mean(correct, batch.weight)}

@@ -7,7 +7,7 @@ from typing import cast
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from clir_jax.models.requests import Embeddings, Output
+from clir_jax.models.requests import Embeddings, Output, Scores
 from clir_jax.objectives.base import Ask, Batch, weighted_mean
 from clir_jax.objectives.rankings import (
     OnRankings,
@@ -15,10 +15,11 @@ from clir_jax.objectives.rankings import (
     mean_over,
     present,
     query_field,
+    relevance,
     scores,
 )
 
-_TEACHERS = ("retriever", "stored")
+_TEACHERS = ("retriever", "cross_encoder", "stored")
 _SIMILARITIES = ("cosine", "l2")
 
 
@@ -49,6 +50,8 @@ class _ScoreDistillation(OnRankings):
     @property
     def teacher(self) -> Mapping[str, Ask]:
         """The query in the teacher's language, and its passages; nothing where it is stored."""
+        if self.teacher_kind == "cross_encoder":
+            return {"relevance": relevance(type(self).__name__, self.teacher_query)}
         return {} if self.teacher_kind == "stored" else self._asks(self.teacher_query)
 
     @property
@@ -69,6 +72,9 @@ class _ScoreDistillation(OnRankings):
         real = present(ids, weight, in_batch)
         if self.teacher_kind == "retriever":
             return ours, self._of_retriever(teacher, in_batch).astype(ours.dtype), real
+        if self.teacher_kind == "cross_encoder":
+            told = cast(Scores, teacher["relevance"])
+            return ours, jnp.asarray(told.values).astype(ours.dtype), real
         if "ranking.scores" not in batch.labels:
             raise ValueError(
                 f'{type(self).__name__}: teacher_kind is "stored" and the records of the source '
@@ -106,12 +112,12 @@ class RelevanceDistillation(_ScoreDistillation):
       student_query: what the student reads: ``"query"``, the language that the data choose for each
         record, or ``"query.sw"``, one language.
       teacher_query: what the teacher reads; English by default.
-      teacher_kind: ``"retriever"``, a teacher that is asked in the step; or ``"stored"``, the
-        scores that records bring, for which no teacher is asked.
+      teacher_kind: ``"retriever"`` or ``"cross_encoder"``, a teacher that is asked in the step; or
+        ``"stored"``, the scores that records bring, for which no teacher is asked.
       similarity: ``"cosine"``, MaxSim as it is; or ``"l2"``, minus the squared distance of unit
         vectors, :math:`\sum_i \max_j (2 \cos_{ij} - 2)`. It ranks alike and doubles every
         difference, so that l2 at temperature 2 is cosine at 1 (up to the factor :math:`T^2`).
-        Stored scores are taken as they are.
+        Stored scores and a cross-encoder's are taken as they are.
       temperature: of both models.
       teacher_temperature: of the teacher alone; None takes ``temperature``.
       in_batch: compare over every passage of the batch, each once, instead of the query's own list.
@@ -142,11 +148,12 @@ class RelevanceDistillation(_ScoreDistillation):
             value = getattr(self, option)
             if value is not None and value <= 0:
                 raise ValueError(f"RelevanceDistillation: {option} is {value}; it must be above 0")
-        if self.in_batch and self.teacher_kind == "stored":
+        if self.in_batch and self.teacher_kind != "retriever":
+            given = "stored scores" if self.teacher_kind == "stored" else "a cross-encoder's"
             raise ValueError(
                 "RelevanceDistillation: in_batch wants the teacher's scores of other queries' "
-                "passages, and stored scores are of the query's own; set in_batch=False, or "
-                'teacher_kind="retriever"'
+                f"passages, and {given} are of the query's own; "
+                'set in_batch=False, or teacher_kind="retriever"'
             )
 
     @property

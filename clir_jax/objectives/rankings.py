@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from clir_jax.models.requests import Embeddings, EncodePassage, EncodeQuery
+from clir_jax.models.requests import Embeddings, EncodePassage, EncodeQuery, Relevance
 from clir_jax.objectives.base import Ask, ModelFacts, weighted_mean
 from clir_jax.ops.maxsim import maxsim, maxsim_lists
 
@@ -33,13 +33,18 @@ class OnRankings:
         return ()
 
     def check(self, student: ModelFacts, teachers: Mapping[str, ModelFacts]) -> None:
-        """Any retriever will do."""
+        """Any model that answers what is asked will do."""
 
     def _asks(self, field: str) -> dict[str, Ask]:
         """A question, read as ``query_field`` says, and its list of passages."""
         text = query_field(type(self).__name__, "query", field)
         passages = Ask(EncodePassage, ("ranking.passages",))
         return {"query": Ask(EncodeQuery, (text,)), "passages": passages}
+
+
+def relevance(objective: str, field: str) -> Ask:
+    """Ask how relevant each passage of the list is to a question, read as ``query_field`` says."""
+    return Ask(Relevance, (query_field(objective, "query", field), "ranking.passages"))
 
 
 def query_field(objective: str, option: str, field: str) -> str:

@@ -67,7 +67,7 @@ def encode_teacher(work: EncodeTeacher, place: Workplace) -> str:
     }
 
     def make(directory: Path) -> Mapping[str, Any]:
-        model = place.load_model(task.teachers[work.teacher], stage)
+        model = place.retriever(task.teachers[work.teacher], stage)
         teachers = {
             EncodeQuery: _Teacher(model, stage, place.mesh),
             EncodePassage: _Teacher(model.of_passages, stage, place.mesh),

@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jax.sharding import Mesh
@@ -29,8 +29,10 @@ from clir_jax.evaluation.retrieval import Progress, TextEncoder
 from clir_jax.files import read_json, write_json
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.requests import Embeddings
+from clir_jax.training.kinds import LoadedModel, kind_of
 
 FORMAT = 1
+_Told = TypeVar("_Told", Embeddings, np.ndarray)
 _ABOUT, RECORDS = "about.json", "records.jsonl"
 _SAMPLED = 1000
 
@@ -60,7 +62,7 @@ class Workplace:
     say: Callable[[str], None]
     progress: Progress
     open_source: Callable[[Source | Collection], Any]
-    load_model: Callable[[str | FromStage, Stage | None], LoadedRetriever]
+    load_model: Callable[[str | FromStage, Stage | None], LoadedModel]
     model_directory: Callable[[str | FromStage], Path]
     artifact_print: Callable[[str], str]
 
@@ -69,9 +71,23 @@ class Workplace:
         """The folder that relative paths of data start from."""
         return "." if self.run is None else self.run.data_root
 
+    def retriever(self, name: str | FromStage, stage: Stage | None = None) -> LoadedRetriever:
+        """Load a model that gives texts vectors; ``stage`` as ``load_model`` takes it.
+
+        Raises:
+          ConfigError: if the model is of another kind.
+        """
+        loaded = self.load_model(name, stage)
+        if not isinstance(loaded, LoadedRetriever):
+            raise config_files.ConfigError(
+                f"model {name!r} is a {kind_of(loaded.spec).name}, which gives texts no vectors; "
+                "name a retriever"
+            )
+        return loaded
+
     def encoder(self, name: str | FromStage) -> TextEncoder:
-        """Load a model that takes text."""
-        return TextEncoder.of(self.load_model(name, None), self.mesh)
+        """Load a retriever that takes text."""
+        return TextEncoder.of(self.retriever(name), self.mesh)
 
     def rankings(self, work: Work, source: Source) -> Records:
         """Open the rankings that a work reads.
@@ -93,18 +109,37 @@ class Workplace:
         return records
 
 
-def check_finite(work: Work, model: str | FromStage, told: Embeddings) -> Embeddings:
+def check_finite(work: Work, model: str | FromStage, told: _Told) -> _Told:
     """Refuse a broken model's answers here: in a maximum over tokens, a NaN may go unseen.
 
     Raises:
       DataError: if a number is not finite.
     """
-    if not np.isfinite(told.vectors).all():
+    if not np.isfinite(told.vectors if isinstance(told, Embeddings) else told).all():
         raise DataError(
             f"work {work.name}: the model {model!r} answers with numbers that are not finite; "
             "look for where its training went wrong, or name another"
         )
     return told
+
+
+def check_language(work: Work, name: str, records: Records) -> None:
+    """Refuse a language in which a work's source asks no questions.
+
+    Args:
+      work: has the option.
+      name: of the option; empty where it is left to the source.
+      records: the opened source.
+
+    Raises:
+      DataError: naming the languages that there are.
+    """
+    language = getattr(work, name)
+    if language and language not in records.languages:
+        raise DataError(
+            f"work {work.name}: {name} is {language!r}, and its source asks in "
+            f"{', '.join(records.languages)}; write one of these"
+        )
 
 
 def ensure(

@@ -21,14 +21,15 @@ from clir_jax.data.pipeline import task_dataset
 from clir_jax.data.reading import Report
 from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.mesh import shardings
-from clir_jax.models.formats import LoadedRetriever, on_mesh
+from clir_jax.models.formats import LoadedRetriever
 from clir_jax.objectives.base import Batch
 from clir_jax.training.control import moving_average
-from clir_jax.training.initial import initial_retriever, load_teacher
+from clir_jax.training.initial import initial_model, load_teacher
+from clir_jax.training.kinds import LoadedModel, backbone_of, facts, on_mesh, reader_of
 from clir_jax.training.optimizer import make_optimizer
 from clir_jax.training.step import Chunking, StepTask, TrainState, make_train_step
 from clir_jax.training.supported import check_tasks
-from clir_jax.training.towers import frozen_teacher, routed, split
+from clir_jax.training.towers import frozen_teacher, passage_of, routed, split
 
 # By task and teacher: the directory of that teacher's stored answers.
 Stored = Mapping[tuple[str, str], Path]
@@ -48,8 +49,8 @@ class StageParts:
       step: ``(state, batches) -> (state, metrics)``, compiled once for each shape of the batches.
     """
 
-    student: LoadedRetriever
-    teachers: Mapping[str, LoadedRetriever]
+    student: LoadedModel
+    teachers: Mapping[str, LoadedModel]
     datasets: Mapping[str, grain.MapDataset[Batch]]
     reports: Mapping[str, Report]
     target: TrainState
@@ -76,14 +77,14 @@ def build_stage(
       DataError: if a source cannot be opened.
     """
     with naming(f"stages.{stage.name}"):
-        student = initial_retriever(run, stage)
+        student = initial_model(run, stage)
         named = {name: str(n) for task in stage.tasks for name, n in task.teachers.items()}
         teachers = {name: on_mesh(load_teacher(stage, n), mesh) for name, n in named.items()}
     answers = {task.title: _answers(task, stored) for task in stage.tasks}
     frozen, towers = frozen_teacher(stage), split(teachers)
-    apart = [name for name, model in teachers.items() if model.passage is not None]
+    apart = [name for name, model in teachers.items() if passage_of(model) is not None]
     models = {"student": student, **towers}
-    described = {n: (m.spec, m.encoder_config, _vocabulary(m)) for n, m in models.items()}
+    described = {n: facts(m.spec, backbone_of(m), _vocabulary(m)) for n, m in models.items()}
     check_tasks(stage, described.pop("student"), described, apart)
     stage = routed(stage, apart)
     datasets, reports = _open_data(run, stage, student, towers, answers)
@@ -98,9 +99,13 @@ def build_stage(
         optimizer = make_optimizer(stage.optimizer, stage.steps, student.params)
     target = _target(stage, optimizer, student.params, mesh)
     live = {name: tower for name, tower in towers.items() if name in asked}
-    passage = teachers[frozen].of_passages if frozen else None
+    if frozen:
+        teacher = teachers[frozen]
+        assert isinstance(student, LoadedRetriever)  # as towers.refuse_towers and check_towers saw
+        assert isinstance(teacher, LoadedRetriever)
+        student = dataclasses.replace(student, passage=teacher.of_passages)
     parts = StageParts(
-        dataclasses.replace(student, params=target.params, passage=passage),
+        dataclasses.replace(student, params=target.params),
         teachers,
         datasets,
         reports,
@@ -110,10 +115,11 @@ def build_stage(
     return parts, functools.partial(_begin, optimizer, student.params, target)
 
 
-def _vocabulary(model: LoadedRetriever) -> str:
+def _vocabulary(model: LoadedModel) -> str:
     """A print of how a model cuts text into tokens, and of those whose vectors it leaves out."""
-    read = RequestTokenizer(model.tokenizer, model.spec, skiplist=model.skiplist)
-    content = model.tokenizer.backend.to_str() + repr(sorted(read.skiplist))
+    read = reader_of(model)
+    skipped = sorted(read.skiplist) if isinstance(read, RequestTokenizer) else []
+    content = model.tokenizer.backend.to_str() + repr(skipped)
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
@@ -129,13 +135,12 @@ def _answers(task: Task, stored: Stored) -> dict[str, Answers]:
 def _open_data(
     run: Run,
     stage: Stage,
-    student: LoadedRetriever,
-    teachers: Mapping[str, LoadedRetriever],
+    student: LoadedModel,
+    teachers: Mapping[str, LoadedModel],
     answers: Mapping[str, Mapping[str, Answers]],
 ) -> tuple[dict[str, grain.MapDataset[Batch]], dict[str, Report]]:
     tokenizers = {
-        name: RequestTokenizer(model.tokenizer, model.spec, skiplist=model.skiplist)
-        for name, model in {"student": student, **teachers}.items()
+        name: reader_of(model) for name, model in {"student": student, **teachers}.items()
     }
     datasets, reports = {}, {}
     for place, task in enumerate(stage.tasks):
@@ -199,7 +204,7 @@ def _compiled(
     run: Run,
     stage: Stage,
     graphdef: Any,
-    teachers: Mapping[str, LoadedRetriever],
+    teachers: Mapping[str, LoadedModel],
     optimizer: optax.GradientTransformation,
     target: TrainState,
     mesh: Mesh,

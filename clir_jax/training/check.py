@@ -12,13 +12,16 @@ from etils import epath
 from jax.sharding import Mesh
 from rich.console import Console
 
-from clir_jax.config import FromStage, ReplaceVocabulary, Rounds, Run, Scratch, Stage, Work
+from clir_jax.config import FromStage, ReplaceVocabulary, Rounds, Run, Scratch, Stage, Task, Work
 from clir_jax.config_files import ConfigError, naming
 from clir_jax.config_types import mapped, walk
 from clir_jax.data.reading import DataError, find_files
 from clir_jax.mesh import make_mesh, shardings
-from clir_jax.models import formats, hub
+from clir_jax.models import hub
+from clir_jax.models.cross_encoder import CrossEncoder
 from clir_jax.models.encoder import EncoderConfig
+from clir_jax.objectives.base import ModelFacts
+from clir_jax.training.kinds import CROSS_ENCODER, Spec, abstract, facts, kind_of
 from clir_jax.training.optimizer import make_optimizer
 from clir_jax.training.positions import Position, positions
 from clir_jax.training.supported import check_tasks, refuse_unsupported
@@ -90,26 +93,47 @@ def _build(stage: Stage, run: Run, encoders: Mapping[str, EncoderConfig], mesh: 
     """Everything of a stage that has a shape; returns the number of parameters."""
     encoder = encoders[stage.name]
     with naming(f"stages.{stage.name}"):
-        _, params = formats.abstract_retriever(stage.model, encoder)
+        _, params = abstract(stage.model, encoder)
         shardings(params, mesh)
         jax.eval_shape(make_optimizer(stage.optimizer, stage.steps, params).init, params)
     stages = {other.name: other for other in run.training_stages()}
     if isinstance(stage.init, FromStage):
-        _, saved = formats.abstract_retriever(stages[stage.init.stage].model, encoder)
-        if jax.tree.map(jnp.shape, saved) != jax.tree.map(jnp.shape, params):
+        before = stages[stage.init.stage].model
+        _refuse_other_kind(stage, before)
+        _, saved = abstract(before, encoder)
+        same = kind_of(before) is kind_of(stage.model)
+        if same and jax.tree.map(jnp.shape, saved) != jax.tree.map(jnp.shape, params):
             raise ConfigError(
                 f"stages.{stage.name}.model has other parameters than that of stage "
                 f"{stage.init.stage!r}, from which it starts; make it the same, but for lengths"
             )
-    # A teacher that is no stage is whatever its directory says: known when it runs.
-    teachers = {
-        name: stages[model.stage] if isinstance(model, FromStage) else stage
-        for task in stage.tasks
-        for name, model in task.teachers.items()
-    }
-    described = {n: (other.model, encoders[other.name], "") for n, other in teachers.items()}
-    check_tasks(stage, (stage.model, encoder, ""), described)
+    teachers: dict[str, ModelFacts] = {}
+    for task in stage.tasks:
+        for name, model in task.teachers.items():
+            if isinstance(model, FromStage):
+                other = stages[model.stage]
+                teachers[name] = facts(other.model, encoders[other.name])
+            else:
+                teachers[name] = _expected(task, name, stage.model, encoder)
+    check_tasks(stage, facts(stage.model, encoder), teachers)
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _refuse_other_kind(stage: Stage, before: Spec) -> None:
+    ours, theirs = kind_of(stage.model), kind_of(before)
+    if ours is not theirs and theirs is CROSS_ENCODER:
+        raise ConfigError(
+            f"stages.{stage.name}.init is a {theirs.name}, and its model is a {ours.name}, which "
+            "starts from an encoder or a retriever; name such a model"
+        )
+
+
+def _expected(task: Task, teacher: str, spec: Spec, encoder: EncoderConfig) -> ModelFacts:
+    """A teacher that is no stage is whatever its directory says: here, what it is asked to be."""
+    asked = {ask.kind for ask in task.asks(teacher).values()}
+    if asked & set(CROSS_ENCODER.answers):
+        return facts(CrossEncoder(), encoder)
+    return facts(spec, encoder)
 
 
 def _encoder(stage: Stage, earlier: Mapping[str, EncoderConfig]) -> EncoderConfig:

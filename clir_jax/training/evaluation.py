@@ -14,12 +14,16 @@ from clir_jax.data.collections import Collection, Pairs
 from clir_jax.data.gold_alignment import OpenedGold
 from clir_jax.evaluation.alignment import WordAligner, measure_gold
 from clir_jax.evaluation.bitext import measure_pairs
+from clir_jax.evaluation.bm25 import bm25_run
+from clir_jax.evaluation.reranking import measure_reranked, read_candidates
 from clir_jax.evaluation.retrieval import Kept, Measured, TextEncoder, measure, measure_bm25
 from clir_jax.evaluation.runs import write_run
 from clir_jax.files import read_json, write_json
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.training.build import StageParts
+from clir_jax.training.kinds import LoadedModel, pair_scorer
 from clir_jax.training.logging import StageLog
+from clir_jax.training.towers import passage_of
 
 _BASELINES = "baselines"
 # Of a stage that keeps its teacher's passages: their vectors, in memory between evaluations.
@@ -55,6 +59,7 @@ class StageEvaluation:
         self._directory = directory / "evaluation"
         if stage.evaluate is not None:
             self._evaluate: Evaluate = stage.evaluate
+            evaluate = stage.evaluate
             self._directory.mkdir(parents=True, exist_ok=True)
             self._opened = {
                 name: collection.open(run.data_root)
@@ -65,8 +70,13 @@ class StageEvaluation:
             opened_all = self._opened.items()
             self._pairs = {n: c for n, c in opened_all if isinstance(c, Pairs)}
             self._retrieval = {n: c for n, c in opened_all if isinstance(c, Collection)}
+            self._candidates = {  # read now rather than after the first steps
+                name: read_candidates(path, run.data_root, self._retrieval[name], evaluate.depth)
+                for name, path in evaluate.candidates.items()
+            }
             self._gold = {n: c for n, c in opened_all if isinstance(c, OpenedGold)}
             for gold in self._gold.values():  # refused now rather than after the first steps
+                assert isinstance(self._student, LoadedRetriever)  # Stage has checked it.
                 WordAligner.of(self._student, gold.options.layer, mesh)
 
     def baselines(self, params: Any) -> None:
@@ -120,9 +130,9 @@ class StageEvaluation:
             self._write_run(f"bm25-{name}", measured[name].run, "bm25")
         return measured
 
-    def _run(
-        self, model: LoadedRetriever, params: Any, system: str, label: str
-    ) -> dict[str, Measured]:
+    def _run(self, model: LoadedModel, params: Any, system: str, label: str) -> dict[str, Measured]:
+        if not isinstance(model, LoadedRetriever):
+            return self._reranked(dataclasses.replace(model, params=params), system, label)
         frozen = self._frozen(model)
         model = dataclasses.replace(model, params=params)
         encoder = TextEncoder.of(model, self._mesh, frozen)
@@ -137,9 +147,24 @@ class StageEvaluation:
             measured[name] = Measured(measure_gold(model, gold, self._mesh), {})
         return {name: measured[name] for name in self._opened}
 
+    def _reranked(self, model: LoadedModel, system: str, label: str) -> dict[str, Measured]:
+        """Of a model that reads query and passage together: its order of others' candidates."""
+        scorer, measured = pair_scorer(model, self._mesh), {}
+        for name, collection in self._retrieval.items():
+            progress = functools.partial(self._log.passages, f"{system} {name}")
+            if name not in self._candidates:
+                c, depth = collection, self._evaluate.depth
+                found = bm25_run(c.passage_ids, c.passages, c.query_ids, c.queries, depth)
+                self._candidates[name] = found
+            measured[name] = measure_reranked(
+                scorer, collection, self._candidates[name], self._evaluate.metrics, progress
+            )
+            self._write_run(f"{label}-{name}", measured[name].run, system)
+        return measured
+
     def _frozen(self, model: LoadedRetriever) -> TextEncoder | None:
         """The encoder of the stage's frozen passages, if they are the model's passages too."""
-        frozen = self._student.passage
+        frozen = passage_of(self._student)
         if frozen is None or model.of_passages is not frozen:
             return None
         return dataclasses.replace(TextEncoder.of(frozen, self._mesh), kept=self._kept)

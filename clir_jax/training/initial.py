@@ -23,14 +23,24 @@ from clir_jax.data.collections import Collection as OpenedCollection
 from clir_jax.data.gold_alignment import GoldAlignment, OpenedGold
 from clir_jax.data.records import Bitext, Ranking
 from clir_jax.models import formats, hub
+from clir_jax.models.cross_encoder import CrossEncoder
 from clir_jax.models.formats import LoadedRetriever
-from clir_jax.models.retriever import LateInteraction, Retriever
-from clir_jax.models.tokenizer import TextTokenizer, add_markers, load_tokenizer, punctuation_ids
+from clir_jax.models.retriever import LateInteraction
+from clir_jax.models.tokenizer import TextTokenizer, load_tokenizer
 from clir_jax.models.vocabulary import train_wordpiece, transplant, trim
+from clir_jax.training.kinds import (
+    RETRIEVER,
+    Backbone,
+    LoadedModel,
+    abstract,
+    backbone_of,
+    kind_at,
+    kind_of,
+)
 from clir_jax.tree import paths
 
 
-def initial_retriever(run: Run, stage: Stage) -> LoadedRetriever:
+def initial_model(run: Run, stage: Stage) -> LoadedModel:
     """Make the model that ``stage`` starts from; the same one every time it is called.
 
     Args:
@@ -38,7 +48,7 @@ def initial_retriever(run: Run, stage: Stage) -> LoadedRetriever:
       stage: the stage, bound: it names no earlier one.
 
     Returns:
-      The retriever, with the stage's specification and dtype.
+      The model, with the stage's specification and dtype.
 
     Raises:
       ValueError, FileNotFoundError: if what ``init`` names does not exist or does not fit.
@@ -56,30 +66,32 @@ def initial_retriever(run: Run, stage: Stage) -> LoadedRetriever:
 
 def load_model(
     name: str, spec: Model | None = None, *, seed: int = 0, dtype: str = "float32"
-) -> LoadedRetriever:
-    """Load a retriever by what a configuration calls it.
+) -> LoadedModel:
+    """Load a model by what a configuration calls it.
 
     Args:
       name: a directory or a hub name.
-      spec: what it is to be; None takes what it was saved as, and then it must be a retriever, of
-        this library or another.
+      spec: what it is to be; None takes what it was saved as, and then it must be no plain
+        encoder.
       seed: of parameters that a plain encoder lacks.
       dtype: of its arithmetic.
 
     Returns:
-      The retriever.
+      The model.
 
     Raises:
-      ValueError: if the saved retriever has other parameters than ``spec`` describes.
+      ValueError: if the saved model has other parameters than ``spec`` describes.
     """
     directory = hub.locate(name)
-    if spec is not None and not formats.is_retriever(directory, spec):
-        return formats.start_retriever(directory, spec, seed=seed, dtype=dtype)
-    loaded = formats.load_retriever(directory, dtype=dtype)
-    return loaded if spec is None else _with_spec(loaded, spec, name)
+    if spec is None:
+        return (kind_at(directory) or RETRIEVER).load(directory, dtype=dtype)
+    kind = kind_of(spec)
+    if not kind.holds(directory, spec):
+        return kind.start(directory, spec, seed=seed, dtype=dtype)
+    return _with_spec(kind.load(directory, dtype=dtype), spec, name)
 
 
-def load_teacher(stage: Stage, name: str) -> LoadedRetriever:
+def load_teacher(stage: Stage, name: str) -> LoadedModel:
     """Load a teacher of ``stage``.
 
     Args:
@@ -87,14 +99,19 @@ def load_teacher(stage: Stage, name: str) -> LoadedRetriever:
       name: a directory or a hub name.
 
     Returns:
-      The retriever, with the stage's dtype.
+      The model, with the stage's dtype.
 
     Raises:
       ValueError: if a plain encoder would need parameters that nobody has trained.
     """
-    if formats.is_retriever(hub.locate(name)):
+    if kind_at(hub.locate(name)) is not None:
         return load_model(name, dtype=stage.dtype)
     spec = stage.model
+    if isinstance(spec, CrossEncoder):
+        raise ValueError(
+            f"teacher {name}: it is a plain encoder, whose scores nobody has trained; train it in "
+            "an earlier stage and name that"
+        )
     if isinstance(spec, LateInteraction):
         trained = spec.dimension is None and not (spec.query_marker or spec.passage_marker)
     else:
@@ -133,46 +150,51 @@ def texts_of(origin: Source | Collection | GoldAlignment, data_root: str) -> Ite
             yield record.text
 
 
-def _from_scratch(run: Run, stage: Stage, init: Scratch) -> LoadedRetriever:
+def _from_scratch(run: Run, stage: Stage, init: Scratch) -> LoadedModel:
     vocabulary = stage.vocabulary
     assert isinstance(vocabulary, TrainVocabulary)  # Stage has checked it.
     texts = (text for source in vocabulary.sources for text in texts_of(source, run.data_root))
     tokenizer = train_wordpiece(texts, vocabulary.size, lowercase=vocabulary.lowercase)
-    tokenizer, _ = add_markers(tokenizer, stage.model)
+    tokenizer = kind_of(stage.model).prepared(tokenizer, stage.model)
     config = dataclasses.replace(
         init.encoder,
         vocab_size=tokenizer.size,
         pad_token_id=tokenizer.id("pad"),
         dtype=stage.dtype,
     )
-    make = jax.jit(lambda: nnx.split(Retriever(stage.model, config, rngs=nnx.Rngs(run.seed)))[1])
-    graphdef, _ = formats.abstract_retriever(stage.model, config)
-    skiplist = punctuation_ids(tokenizer)
-    return LoadedRetriever(stage.model, config, graphdef, make(), tokenizer, skiplist)
+    module: Any = kind_of(stage.model).module
+    make = jax.jit(lambda: nnx.split(module(stage.model, config, rngs=nnx.Rngs(run.seed)))[1])
+    return _assembled(stage.model, config, make(), tokenizer)
 
 
-def _with_vocabulary(
-    run: Run, vocabulary: ReplaceVocabulary, loaded: LoadedRetriever
-) -> LoadedRetriever:
+def _with_vocabulary(run: Run, vocabulary: ReplaceVocabulary, loaded: LoadedModel) -> LoadedModel:
     tokenizer = _find_tokenizer(run, vocabulary.tokenizer)
     if vocabulary.trim_to:
         origins = vocabulary.trim_to
         texts = (text for origin in origins for text in texts_of(origin, run.data_root))
         tokenizer, _ = trim(tokenizer, texts)
-    tokenizer, _ = add_markers(tokenizer, loaded.spec)
+    tokenizer = kind_of(loaded.spec).prepared(tokenizer, loaded.spec)
+    old_tokenizer: Any = loaded.tokenizer
     encoder: Any = loaded.params["encoder"]
     old = np.asarray(encoder["embeddings"]["word"]["embedding"].get_value())
-    table, _ = transplant(old, loaded.tokenizer, tokenizer, seed=run.seed)
-    config, encoder = formats.replace_embeddings(loaded.encoder_config, encoder, table, tokenizer)
-    graphdef, target = formats.abstract_retriever(loaded.spec, config)
+    before: Any = backbone_of(loaded)
+    table, _ = transplant(old, old_tokenizer, tokenizer, seed=run.seed)
+    config, encoder = formats.replace_embeddings(before, encoder, table, tokenizer)
+    _, target = abstract(loaded.spec, config)
     rest = jax.tree.leaves({k: v for k, v in loaded.params.items() if k != "encoder"})
     params = jax.tree.unflatten(jax.tree.structure(target), jax.tree.leaves(encoder) + rest)
-    skiplist = punctuation_ids(tokenizer)
-    return LoadedRetriever(loaded.spec, config, graphdef, params, tokenizer, skiplist)
+    return _assembled(loaded.spec, config, params, tokenizer)
 
 
-def _query_tower(loaded: LoadedRetriever, stage: Stage) -> LoadedRetriever:
-    if loaded.passage is not None and stage.passage_encoder == "student":
+def _assembled(spec: Any, config: Backbone, params: Any, tokenizer: TextTokenizer) -> LoadedModel:
+    graphdef, _ = abstract(spec, config)
+    return kind_of(spec).assembled(spec, config, graphdef, params, tokenizer)
+
+
+def _query_tower(loaded: LoadedModel, stage: Stage) -> LoadedModel:
+    if not isinstance(loaded, LoadedRetriever) or loaded.passage is None:
+        return loaded
+    if stage.passage_encoder == "student":
         raise ValueError(
             f"init {stage.init}: the model saved there has two towers, and this stage trains one "
             "for queries and passages; name query/ or passage/ in that directory, or set "
@@ -193,24 +215,27 @@ def _find_tokenizer(run: Run, name: str) -> TextTokenizer:
     return load_tokenizer(Path(name) if Path(name).is_file() else hub.resolve(name))
 
 
-def _with_spec(loaded: LoadedRetriever, spec: Model, name: str) -> LoadedRetriever:
-    """Read a saved retriever as another with the same parameters: other lengths, for example."""
+def _with_spec(loaded: LoadedModel, spec: Model, name: str) -> LoadedModel:
+    """Read a saved model as another with the same parameters: other lengths, for example."""
     if loaded.spec == spec:
         return loaded
-    graphdef, target = formats.abstract_retriever(spec, loaded.encoder_config)
+    graphdef, target = abstract(spec, backbone_of(loaded))
+    what = kind_of(spec).name
     if _shapes(target) != _shapes(loaded.params):
         raise ValueError(
-            f"init {name}: the retriever saved there is {loaded.spec} and the stage's model is "
+            f"init {name}: the {what} saved there is {loaded.spec} and the stage's model is "
             f"{spec}, which has other parameters; set model to the saved one, with other "
             "lengths at most"
         )
-    tokenizer, _ = add_markers(loaded.tokenizer, spec)
+    tokenizer = kind_of(spec).prepared(loaded.tokenizer, spec)
     if tokenizer.size != loaded.tokenizer.size:
         raise ValueError(
-            f"init {name}: the retriever saved there lacks the markers of the stage's model "
+            f"init {name}: the {what} saved there lacks the markers of the stage's model "
             f"{spec}; set its markers to those of {loaded.spec}"
         )
-    return dataclasses.replace(loaded, spec=spec, graphdef=graphdef)
+    same: Any = loaded
+    changed: LoadedModel = dataclasses.replace(same, spec=spec, graphdef=graphdef)
+    return changed
 
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:

@@ -23,7 +23,6 @@ from clir_jax.config_types import walk
 from clir_jax.evaluation.report import write_report
 from clir_jax.files import copy_directory, read_json, write_json
 from clir_jax.mesh import make_mesh, put_rows, row_shards
-from clir_jax.models.formats import save_loaded
 from clir_jax.objectives.base import Batch
 from clir_jax.training import alignments
 from clir_jax.training.build import StageParts, Stored, build_stage
@@ -31,6 +30,7 @@ from clir_jax.training.checkpoint import Checkpoints
 from clir_jax.training.claim import claim
 from clir_jax.training.control import Control
 from clir_jax.training.evaluation import StageEvaluation
+from clir_jax.training.kinds import kind_of
 from clir_jax.training.logging import StageLog
 from clir_jax.training.positions import BEST, LAST, Itinerary, Position
 from clir_jax.training.step import TrainState
@@ -292,7 +292,7 @@ class _StageRun:
 
     def _save_model(self, folder: str, parts: StageParts, state: TrainState) -> None:
         trained = dataclasses.replace(parts.student, params=state.result)
-        save_loaded(self.directory / folder, trained)
+        kind_of(trained.spec).save(self.directory / folder, trained)
 
 
 class _Clock:

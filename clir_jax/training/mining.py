@@ -17,6 +17,7 @@ from clir_jax.training.artifacts import (
     RECORDS,
     Workplace,
     check_finite,
+    check_language,
     ensure,
     model_print,
     source_print,
@@ -65,7 +66,7 @@ def mine(work: Mine, place: Workplace) -> str:
     def make(directory: Path) -> Mapping[str, Any]:
         records = place.rankings(work, work.source)
         for name in ("query_language", "judge_language"):
-            _check_language(work, name, records)
+            check_language(work, name, records)
         if not (directory / RECORDS).exists():
             _search(work, place, records, directory)
             _finish(work, directory)
@@ -128,15 +129,6 @@ def _searcher(
         directory / _UNFINISHED / name,
         lambda told: check_finite(work, model, told),
     )
-
-
-def _check_language(work: Mine, name: str, records: Records) -> None:
-    language = getattr(work, name)
-    if language and language not in records.languages:
-        raise DataError(
-            f"work {work.name}: {name} is {language!r}, and its source asks in "
-            f"{', '.join(records.languages)}; write one of these"
-        )
 
 
 def _print(model: str | FromStage, place: Workplace) -> str:

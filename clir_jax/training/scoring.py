@@ -1,5 +1,6 @@
 """``Score``: rankings with a model's score of every passage."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,22 @@ from jaxtyping import Array, Float
 
 from clir_jax.config import Score
 from clir_jax.data.records import Ranking
+from clir_jax.evaluation.reranking import PairScorer
 from clir_jax.evaluation.retrieval import TextEncoder
 from clir_jax.mesh import row_shards
+from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.requests import Embeddings
 from clir_jax.ops.maxsim import maxsim
 from clir_jax.training.artifacts import (
     Workplace,
     check_finite,
+    check_language,
     ensure,
     model_print,
     source_print,
     write_rankings,
 )
+from clir_jax.training.kinds import pair_scorer
 
 # Records scored together: their questions against every passage of any of them, which costs a
 # hundredth of encoding the passages.
@@ -34,8 +39,7 @@ _STEP = 32
 def score(work: Score, place: Workplace) -> str:
     """Write the source with the model's scores of positives and negatives.
 
-    A question is scored in the source's own language. Scores are float32: MaxSim, or the inner
-    product of a dense retriever. Scores that the source has are replaced.
+    Scores are float32: see ``config.Score``.
 
     Args:
       work: what to do.
@@ -45,7 +49,8 @@ def score(work: Score, place: Workplace) -> str:
       The hash of the content.
 
     Raises:
-      DataError: if the source gives no rankings, or the model's answers are not finite.
+      DataError: if the source gives no rankings, or none in the language that is asked for, or the
+        model's answers are not finite.
     """
     inputs = {
         "model": model_print(place.model_directory(work.model)),
@@ -54,15 +59,22 @@ def score(work: Score, place: Workplace) -> str:
 
     def make(directory: Path) -> Mapping[str, Any]:
         records = place.rankings(work, work.source)
-        encoder, language = place.encoder(work.model), records.languages[0]
+        check_language(work, "query_language", records)
+        language = work.query_language or records.languages[0]
+        model = place.load_model(work.model, None)
+        if isinstance(model, LoadedRetriever):
+            encoder = TextEncoder.of(model, place.mesh)
+            scored = functools.partial(_scores, work, encoder)
+        else:
+            scored = functools.partial(_pair_scores, work, pair_scorer(model, place.mesh))
 
         def lists(block: Sequence[Ranking], rows: range) -> Iterator[tuple[list[str], Any]]:
-            scores = _scores(work, encoder, block, language)
+            scores = scored(block, language)
             for record, own in zip(block, scores, strict=True):
                 yield [passage.text for passage in record.negatives], own
 
         write_rankings(directory, records, _BLOCK, lists, place.progress)
-        return {"records": len(records), "language": language}
+        return {"records": len(records), "language": records.languages[0]}
 
     return ensure(work, place, inputs, make)
 
@@ -83,6 +95,20 @@ def _scores(
             found = _all_pairs(queries, padded)
         table[:, places] = np.asarray(found)[: len(records), : len(places)]
     return [table[row, [columns[text] for text in own]] for row, own in enumerate(texts)]
+
+
+def _pair_scores(
+    work: Score, scorer: PairScorer, records: Sequence[Ranking], language: str
+) -> list[Float[np.ndarray, " N"]]:
+    """The same of a model that reads the question and a passage together."""
+    listed = [record.positives + record.negatives for record in records]
+    pairs = [
+        (record.queries[language], passage.text)
+        for record, own in zip(records, listed, strict=True)
+        for passage in own
+    ]
+    found = check_finite(work, work.model, scorer.scores(pairs, language))
+    return np.split(found, np.cumsum([len(own) for own in listed])[:-1])
 
 
 def _widened(queries: Embeddings, width: int) -> Embeddings:

@@ -4,15 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import jax
 
-from clir_jax.config import FromStage, Generate, Run, Stage, Task
+from clir_jax.config import FromStage, Generate, Mine, Run, Stage, Task
 from clir_jax.config_files import ConfigError, naming
-from clir_jax.models.encoder import EncoderConfig
-from clir_jax.models.retriever import RetrieverSpec
-from clir_jax.objectives.base import facts_of
+from clir_jax.objectives.base import Ask, ModelFacts
+from clir_jax.training.kinds import KINDS, RETRIEVER, kind_of
 from clir_jax.training.towers import check_towers, passage_tower, refuse_towers, routed
-
-# What ``facts_of`` takes.
-Described = tuple[RetrieverSpec, EncoderConfig, str]
 
 # Rows of the summary and tokenizers go by these names, besides those of teachers.
 _RESERVED = ("student", "student_before", "bm25")
@@ -39,6 +35,8 @@ def refuse_unsupported(run: Run, shards: int) -> None:
                 f"stages.{step.name} is Generate, and this version has no query generators; write "
                 "questions of another origin to a file, and read it with RankingJSONL"
             )
+        if isinstance(step, Mine):
+            _refuse_searchers(run, step)
     for stage in run.training_stages():
         where = f"stages.{stage.name}"
         refuse_towers(run, stage)
@@ -54,8 +52,8 @@ def refuse_unsupported(run: Run, shards: int) -> None:
 
 def check_tasks(
     stage: Stage,
-    student: Described,
-    teachers: Mapping[str, Described],
+    student: ModelFacts,
+    teachers: Mapping[str, ModelFacts],
     apart: Sequence[str] = (),
 ) -> None:
     """Refuse models that cannot do what the tasks of a stage ask of them.
@@ -69,28 +67,50 @@ def check_tasks(
     Raises:
       ConfigError: naming the task and what to set instead.
     """
-    facts = {name: facts_of(*teacher) for name, teacher in teachers.items()}
-    check_towers(stage, facts_of(*student), facts)
+    check_towers(stage, student, teachers)
     for task, asking in zip(stage.tasks, routed(stage, apart).tasks, strict=True):
         own = {name: teachers[name] for name in (*task.teachers, *asking.teachers)}
         _check_task(stage, asking, student, own)
 
 
 def _check_task(
-    stage: Stage, task: Task, student: Described, teachers: Mapping[str, Described]
+    stage: Stage, task: Task, student: ModelFacts, teachers: Mapping[str, ModelFacts]
 ) -> None:
     objective = task.objective
-    asks = [(ask, student) for ask in objective.student.values()]
-    asks += [(ask, teachers[ask.model]) for ask in objective.teacher.values()]
+    asks = [(ask, "the model in training", student) for ask in objective.student.values()]
+    asks += [
+        (ask, f"teacher {ask.model!r}", teachers[ask.model]) for ask in objective.teacher.values()
+    ]
     with naming(f"stages.{stage.name}.tasks.{task.title}"):
-        facts = {name: facts_of(*teacher) for name, teacher in teachers.items()}
-        objective.check(facts_of(*student), facts)
-        for ask, (_, encoder, _) in asks:
-            if ask.length is not None and ask.length > encoder.max_length:
+        for ask, who, facts in asks:
+            _refuse_kind(ask, who, facts)
+            longest = facts.max_length
+            if ask.length is not None and longest is not None and ask.length > longest:
                 raise ValueError(
                     f"its objective asks for texts of {ask.length} tokens, and the encoder has "
-                    f"positions for {encoder.max_length}; set its length to at most that"
+                    f"positions for {longest}; set its length to at most that"
                 )
+        objective.check(student, teachers)
+
+
+def _refuse_kind(ask: Ask, who: str, facts: ModelFacts) -> None:
+    if ask.kind not in facts.answers:
+        (wanted,) = (kind.name for kind in KINDS if ask.kind in kind.answers)
+        raise ValueError(
+            f"its objective asks {who} for {ask.kind.__name__}, which a {wanted} answers, and it "
+            f"is a {facts.kind}; give a {wanted}, or an objective that asks a {facts.kind}"
+        )
+
+
+def _refuse_searchers(run: Run, work: Mine) -> None:
+    kinds = {stage.name: kind_of(stage.model) for stage in run.training_stages()}
+    for name in ("model", "judge"):
+        model = getattr(work, name)
+        if isinstance(model, FromStage) and kinds[model.stage] is not RETRIEVER:
+            raise ConfigError(
+                f"stages.{work.name}.{name} is the {kinds[model.stage].name} of stage "
+                f"{model.stage!r}, which gives texts no vectors to search; name a retriever"
+            )
 
 
 def _refuse_teachers(stage: Stage, where: str) -> None:

@@ -14,8 +14,10 @@ from clir_jax.config_files import ConfigError
 from clir_jax.config_types import named
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.requests import EncodePassage, Output
+from clir_jax.models.retriever import RetrieverSpec
 from clir_jax.objectives.base import Ask, Batch, ModelFacts, Objective
 from clir_jax.objectives.sentences import ThreeTermTransfer
+from clir_jax.training.kinds import LoadedModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,11 +130,19 @@ def routed(stage: Stage, apart: Sequence[str] = ()) -> Stage:
     return dataclasses.replace(stage, tasks=tuple(route(task) for task in stage.tasks))
 
 
-def split(teachers: Mapping[str, LoadedRetriever]) -> dict[str, LoadedRetriever]:
+def split(teachers: Mapping[str, LoadedModel]) -> dict[str, LoadedModel]:
     """Every tower of the teachers by the name that ``routed`` asks it by."""
-    towers = {name: dataclasses.replace(model, passage=None) for name, model in teachers.items()}
-    apart = {name: model.passage for name, model in teachers.items() if model.passage is not None}
-    return towers | {passage_tower(name): passage for name, passage in apart.items()}
+    towers: dict[str, LoadedModel] = dict(teachers)
+    for name, model in teachers.items():
+        if isinstance(model, LoadedRetriever) and model.passage is not None:
+            towers[name] = dataclasses.replace(model, passage=None)
+            towers[passage_tower(name)] = model.passage
+    return towers
+
+
+def passage_of(model: LoadedModel) -> LoadedRetriever | None:
+    """A retriever's tower of its own for passages; None where there is none."""
+    return model.passage if isinstance(model, LoadedRetriever) else None
 
 
 def passage_tower(name: str) -> str:
@@ -174,6 +184,12 @@ def refuse_towers(run: Run, stage: Stage) -> None:
                 "trains one; set passage_encoder='teacher', or start from a stage before that"
             )
         return
+    if not isinstance(stage.model, RetrieverSpec):
+        raise ConfigError(
+            f"{where}.passage_encoder is 'teacher', and its model is a "
+            f"{type(stage.model).__name__}, which encodes no passages by themselves; set "
+            "passage_encoder to 'student'"
+        )
     frozen_teacher(stage)
     for task in stage.tasks:
         objective = task.objective
@@ -209,13 +225,16 @@ def check_towers(stage: Stage, student: ModelFacts, teachers: Mapping[str, Model
     if stage.passage_encoder == "student":
         return
     teacher = teachers[frozen_teacher(stage)]
-    ours, theirs = (
-        f"{'late interaction' if x.late_interaction else 'dense'} of {x.embedding_size} numbers"
-        for x in (student, teacher)
-    )
+    ours, theirs = (f"{_form(x)} of {x.embedding_size} numbers" for x in (student, teacher))
     if ours != theirs:
         raise ConfigError(
             f"stages.{stage.name}.passage_encoder is 'teacher', and its queries are {ours} where "
             f"the teacher's passages are {theirs}; give the model the teacher's kind and embedding "
             "size"
         )
+
+
+def _form(facts: ModelFacts) -> str:
+    if facts.kind != "retriever":
+        return facts.kind
+    return "late interaction" if facts.late_interaction else "dense"

@@ -12,9 +12,9 @@ from clir_jax.config import Collection, FromStage, Source, Stage
 from clir_jax.config_files import ConfigError, naming
 from clir_jax.files import read_json, write_json
 from clir_jax.models import hub
-from clir_jax.models.formats import LoadedRetriever, on_mesh
 from clir_jax.training.artifacts import Workplace, content_print
 from clir_jax.training.initial import load_model, load_teacher
+from clir_jax.training.kinds import LoadedModel, on_mesh
 from clir_jax.training.logging import WorkLog
 from clir_jax.training.positions import Itinerary, Position
 from clir_jax.training.works import carry_out
@@ -98,9 +98,7 @@ class Works:
     def _open(self, position: Position, source: Source | Collection) -> Any:
         return self._itinerary.bound(position, source).open(self._itinerary.run.data_root)
 
-    def _load(
-        self, position: Position, name: str | FromStage, stage: Stage | None
-    ) -> LoadedRetriever:
+    def _load(self, position: Position, name: str | FromStage, stage: Stage | None) -> LoadedModel:
         directory = self._itinerary.model(position, name)
         with naming(f"stages.{position.item.name}"):
             loaded = load_model(directory) if stage is None else load_teacher(stage, directory)

@@ -13,6 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from clir_jax.data.pairs import PairTokenizer
+from clir_jax.data.pipeline import task_dataset
+from clir_jax.data.rankings import RankingJSONL
 from clir_jax.mesh import make_mesh, shardings
 from clir_jax.models.cross_encoder import CrossEncoder, CrossEncoderModel
 from clir_jax.models.cross_encoder_files import (
@@ -26,6 +28,7 @@ from clir_jax.models.cross_encoder_files import (
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.requests import EncodeQuery, Relevance, Tokens
 from clir_jax.models.tokenizer import ROLES, TextTokenizer, wordpiece
+from clir_jax.objectives.contrastive import ListwiseSoftmax
 
 WORDS = ["how", "many", "cat", "##s", "so", "sat", ",", "do"]
 PAIRS = [("how many", "so many cats sat"), ("cats", "do cats, cats, cats, cats, cats sat so, so")]
@@ -77,7 +80,7 @@ def torch_directories(tmp_path_factory):
         torch.manual_seed(1)
         model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
         for parameter in model.parameters():  # biases too
-            torch.nn.init.normal_(parameter, std=0.3)
+            torch.nn.init.normal_(parameter, std=0.7)
         folder = tmp_path_factory.mktemp(kind)
         model.save_pretrained(folder)
         _tokenizer(kind).save(folder, token_types=kind == "bert")
@@ -116,7 +119,7 @@ def test_scores_are_those_of_torch_both_ways(torch_directories, tmp_path, kind):
     loaded = load_cross_encoder(folder)
     assert loaded.spec == CrossEncoder(length=16, query_length=11)
     np.testing.assert_allclose(_of_pairs(loaded), logits[:, 0], atol=1e-4)
-    assert np.ptp(logits) > 0.02
+    assert np.ptp(logits) > 0.1
     save_cross_encoder(tmp_path / "saved", dataclasses.replace(loaded, spec=SPEC))
     theirs, ours = (load_file(d / "model.safetensors") for d in (folder, tmp_path / "saved"))
     assert ours.keys() == theirs.keys()
@@ -238,7 +241,6 @@ def test_dropout_is_by_row_seed():
         ({"length": 5}, "cross-encoder: length is 5; write a whole number of at least 6"),
         ({"query_length": 0}, "cross-encoder: query_length is 0; write a whole number of at least"),
         ({"length": 20, "query_length": 16}, "write a query_length of at most 15"),
-        ({"query_prompt": None}, "cross-encoder: query_prompt is None; write a text"),
     ],
 )
 def test_bad_values_are_refused(values, sentence):
@@ -268,6 +270,34 @@ def test_prompts_stand_before_their_texts():
         Relevance, [("how many cats", "so cats")]
     )
     np.testing.assert_array_equal(ours.tokens.ids, plain.tokens.ids)
+
+
+def test_a_task_of_pairs_is_as_wide_as_its_bucket(tmp_path):
+    lists = [(["so many cats"], ["sat"]), (["sat", "cats do"], [])] * 4
+    lists += [(["cats"], ["so, " * 6]), (["so"], ["cats cats cats cats cats"])]
+    lines = [{"query": "how many", "positives": p, "negatives": n} for p, n in lists]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    reader = PairTokenizer(_tokenizer("bert"), CrossEncoder(40, 4))
+    batches = task_dataset(
+        ListwiseSoftmax().student,
+        {},
+        {"ranking": RankingJSONL("r.jsonl", "sw").open(str(tmp_path))},
+        {"student": reader},
+        batch_size=2,
+        seed=0,
+        passages=2,
+        buckets=2,
+    )
+    shapes = {}
+    for step in range(5):
+        batch = batches[step]
+        tokens, ids = batch["student"]["relevance"].tokens, batch["labels"]["ranking.passage_ids"]
+        assert tokens.ids.shape[:2] == (2, 2)
+        np.testing.assert_array_equal(tokens.mask.any(axis=-1), ids >= 0)
+        np.testing.assert_array_equal(tokens.ids[..., 0], np.where(ids >= 0, 2, 0))
+        shapes.setdefault(tokens.ids.shape[2], []).append(int(tokens.mask.sum(axis=-1).max()))
+    assert len(shapes) == 2
+    assert all(max(used) <= width for width, used in shapes.items())
 
 
 def test_a_directory_with_something_else_is_not_overwritten(tmp_path):

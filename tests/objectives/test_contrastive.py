@@ -7,9 +7,9 @@ import pytest
 
 from clir_jax.config import Task
 from clir_jax.data.sources import Atlas
-from clir_jax.models.requests import Embeddings
+from clir_jax.models.requests import Embeddings, Relevance, Scores
 from clir_jax.objectives.base import Batch, weighted_mean
-from clir_jax.objectives.contrastive import InfoNCE, PairwiseSoftmax
+from clir_jax.objectives.contrastive import InfoNCE, ListwiseSoftmax, PairwiseSoftmax
 from clir_jax.objectives.rankings import in_batch_candidates
 
 
@@ -150,3 +150,27 @@ def test_a_loss_on_lists_wants_negatives():
     source = Atlas("ranking", "en")
     with pytest.raises(ValueError, match=r"passages is 1; .* at least 2: without negatives"):
         Task(PairwiseSoftmax(), {"ranking": source})
+
+
+def test_listwise_softmax_is_the_loop():
+    rng = np.random.default_rng(0)
+    ids = [[1, 2, 3, 4], [5, 6, -1, -1], [1, 7, 1, 8], [9, 2, 3, 4]]
+    known = [[1, -1], [5, -1], [1, 8], [9, -1]]
+    batch = _batch(ids, known, [1, 0.5, 2, 0])
+    scores = rng.normal(size=(4, 4)).astype(np.float32)
+    # Padding, copies of the positive and what is known to be relevant are no candidates.
+    candidates = [[0, 1, 2, 3], [0, 1], [0, 1]]
+    losses, right = [], []
+    for own, columns in zip(np.float64(scores) / 0.5, candidates, strict=False):
+        losses.append(np.log(np.exp(own[columns]).sum()) - own[0])
+        right.append(own[0] >= own[columns].max())
+    objective = ListwiseSoftmax(temperature=0.5, query="query.en")
+    (ask,) = objective.student.values()
+    assert (ask.kind, ask.texts) == (Relevance, ("ranking.query.en", "ranking.passages"))
+    loss, metrics = _loss(objective, {"relevance": Scores(scores)}, batch)
+    assert float(loss) == pytest.approx(np.average(losses, weights=[1, 0.5, 2]), rel=1e-5)
+    assert float(metrics["accuracy"]) == pytest.approx(np.average(right, weights=[1, 0.5, 2]))
+    with pytest.raises(ValueError, match="temperature is 0"):
+        ListwiseSoftmax(temperature=0.0)
+    with pytest.raises(ValueError, match="query is 'passages'; write"):
+        ListwiseSoftmax(query="passages")

@@ -1,10 +1,14 @@
 """Distillation of scores against torch, list by list."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from clir_jax.models.requests import Relevance, Scores
 from clir_jax.objectives.distillation import MarginMSE, RelevanceDistillation
 from tests.objectives.answers import batch, embeddings, loss, max_sim
 
@@ -112,6 +116,20 @@ def test_the_teachers_own_answers_have_no_loss(told):
         assert all(np.abs(x).max() < 1e-5 for x in gradient.values())
 
 
+@pytest.mark.parametrize(
+    "objective", [RelevanceDistillation(teacher_temperature=0.5), MarginMSE(similarity="l2")]
+)
+def test_a_cross_encoders_answers_are_taken_as_scores(told, objective):
+    student, _, members = told
+    stored = dataclasses.replace(objective, teacher_kind="stored")
+    scores = {"relevance": Scores(members.labels["ranking.scores"])}
+    asking = dataclasses.replace(objective, teacher_kind="cross_encoder")
+    (ask,) = asking.teacher.values()
+    assert (ask.kind, ask.texts) == (Relevance, ("ranking.query.en", "ranking.passages"))
+    expected, found = loss(stored, student, {}, members), loss(asking, student, scores, members)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 @pytest.mark.parametrize("kind", ["retriever", "stored"])
 def test_margin_mse_is_the_mean_square_of_torch(told, kind):
     student, teacher, members = told
@@ -150,7 +168,8 @@ def test_what_is_asked():
         (lambda: RelevanceDistillation(teacher_temperature=-1.0),
          "RelevanceDistillation: teacher_temperature is -1.0; it must be above 0"),
         (lambda: MarginMSE(teacher_kind="model"),
-         "MarginMSE: teacher_kind is 'model'; write one of ('retriever', 'stored')"),
+         "MarginMSE: teacher_kind is 'model'; write one of ('retriever', 'cross_encoder', "
+         "'stored')"),
         (lambda: MarginMSE(similarity="L2"),
          "MarginMSE: similarity is 'L2'; write one of ('cosine', 'l2')"),
         (lambda: MarginMSE(teacher_query="en"),

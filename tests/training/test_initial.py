@@ -32,7 +32,7 @@ from clir_jax.models.requests import EncodePassage
 from clir_jax.models.retriever import Dense, LateInteraction
 from clir_jax.models.tokenizer import ROLES, TextTokenizer, wordpiece
 from clir_jax.objectives.contrastive import InfoNCE
-from clir_jax.training.initial import initial_retriever, load_model, texts_of
+from clir_jax.training.initial import initial_model, load_model, texts_of
 from clir_jax.training.positions import Itinerary
 from clir_jax.tree import paths
 
@@ -92,7 +92,7 @@ def _run(tmp_path, init, model=LATE, **options):
 def _initial(run, run_dir):
     itinerary = Itinerary(run, run_dir)
     second = itinerary.positions[1]
-    return initial_retriever(run, itinerary.bound(second, second.item))
+    return initial_model(run, itinerary.bound(second, second.item))
 
 
 def _same(told, expected):
@@ -127,7 +127,7 @@ def test_arithmetic_is_of_the_stage_and_parameters_stay_float32(tmp_path):
 def test_from_scratch_the_vocabulary_is_trained_and_weights_follow_the_seed(tmp_path):
     (tmp_path / "text.txt").write_text("The cat sat.\nA dog sat!\nCats and dogs.\n")
     run = _run(tmp_path, "unused")
-    loaded = initial_retriever(run, run.stages[0])
+    loaded = initial_model(run, run.stages[0])
     told = paths(loaded.params)
     assert {"[Q] ", "[D] ", "cat"} <= loaded.tokenizer.vocabulary().keys() | {
         token.content for token in loaded.tokenizer.backend.get_added_tokens_decoder().values()
@@ -136,8 +136,8 @@ def test_from_scratch_the_vocabulary_is_trained_and_weights_follow_the_seed(tmp_
     assert loaded.encoder_config.vocab_size == loaded.tokenizer.size
     assert loaded.encoder_config.pad_token_id == loaded.tokenizer.id("pad")
     assert {loaded.tokenizer.backend.token_to_id(c) for c in ".!"} == set(loaded.skiplist)
-    _same(paths(initial_retriever(run, run.stages[0]).params), told)
-    other = initial_retriever(dataclasses.replace(run, seed=9), run.stages[0])
+    _same(paths(initial_model(run, run.stages[0]).params), told)
+    other = initial_model(dataclasses.replace(run, seed=9), run.stages[0])
     assert (paths(other.params)[EMBEDDING] != told[EMBEDDING]).any()
 
 

@@ -42,7 +42,7 @@ from clir_jax.training.build import build_stage
 from clir_jax.training.checkpoint import Checkpoints
 from clir_jax.training.claim import claim
 from clir_jax.training.evaluation import StageEvaluation
-from clir_jax.training.initial import initial_retriever
+from clir_jax.training.initial import initial_model
 from clir_jax.training.logging import StageLog
 from clir_jax.training.loop import TrainingError, train
 from clir_jax.training.positions import Itinerary
@@ -275,7 +275,7 @@ def test_one_device_compiles_once_measures_nothing_unasked_and_moves_nothing_fro
 ):
     freeze = Optimizer(learning_rate=0.1, groups=(Group("embeddings", freeze=True),))
     run = _small(tmp_path, optimizer=freeze)
-    begun = paths(initial_retriever(run, run.stages[0]).params)
+    begun = paths(initial_model(run, run.stages[0]).params)
     with Compilations() as compiled:
         assert train(run, tmp_path / "run", _console()) == []
     assert compiled.names.count("step") == 1

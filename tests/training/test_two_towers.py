@@ -31,7 +31,7 @@ from clir_jax.objectives.sentences import ThreeTermTransfer
 from clir_jax.training import loop
 from clir_jax.training.artifacts import records_source
 from clir_jax.training.build import build_stage
-from clir_jax.training.initial import initial_retriever, load_teacher
+from clir_jax.training.initial import initial_model, load_teacher
 from clir_jax.training.loop import train
 from clir_jax.training.supported import refuse_unsupported
 from clir_jax.training.towers import Routed
@@ -374,9 +374,9 @@ def test_a_directory_with_two_towers_where_one_is_trained(finished):
     stage = _stage(both, both, (RANKING,), passage_encoder="student")
     run = Run("r", (stage,))
     with pytest.raises(ValueError, match=r"both: the model saved there has two towers, .*query/"):
-        initial_retriever(run, stage)
+        initial_model(run, stage)
     keeping = dataclasses.replace(stage, passage_encoder="teacher")
-    assert initial_retriever(run, keeping).passage is None
+    assert initial_model(run, keeping).passage is None
     assert load_teacher(stage, both).passage is not None
 
 

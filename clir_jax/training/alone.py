@@ -1,0 +1,55 @@
+"""A work that a command carries out by itself, in no run: its records become one file."""
+
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+from clir_jax.config import Mine, Score
+from clir_jax.evaluation.retrieval import saved_at
+from clir_jax.files import replacing
+from clir_jax.mesh import make_mesh
+from clir_jax.models import hub
+from clir_jax.training.artifacts import RECORDS, Workplace, records_source
+from clir_jax.training.initial import load_model
+from clir_jax.training.kinds import on_mesh
+from clir_jax.training.logging import WorkLog
+from clir_jax.training.works import carry_out
+
+
+def write_records(label: str, work: Mine | Score, output: Path, seed: int = 0) -> None:
+    """Carry out a work on all devices, and publish its records once they are whole.
+
+    What is unfinished lies beside the output; the same call goes on with it.
+
+    Args:
+      label: of the progress.
+      work: what to do; its models are names or directories, runs among them.
+      output: the file to write.
+      seed: of what is chosen by chance.
+    """
+    console, mesh = Console(highlight=False, soft_wrap=True), make_mesh()
+    unfinished = output.with_name(output.name + ".unfinished")
+    with WorkLog(label, console) as log:
+        place = Workplace(
+            run=None,
+            mesh=mesh,
+            seed=seed,
+            directory=unfinished,
+            say=log.say,
+            progress=log.progress,
+            open_source=lambda source: source.open("."),
+            load_model=lambda name, _: on_mesh(load_model(saved_at(str(name))), mesh),
+            model_directory=lambda name: hub.resolve(saved_at(str(name))),
+            artifact_print=_no_artifact,
+        )
+        carry_out(work, place)
+    language = records_source(unfinished).query_language
+    with replacing(output) as file:
+        shutil.copyfile(unfinished / RECORDS, file)
+    shutil.rmtree(unfinished)
+    console.print(f'{output}; read it with RankingJSONL("{output}", "{language}")', markup=False)
+
+
+def _no_artifact(name: str) -> str:
+    raise AssertionError(f"the files of a command name no artifact {name!r}")

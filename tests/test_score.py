@@ -1,0 +1,131 @@
+"""The command that writes a teacher's scores, against transformers."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from clir_jax.data.rankings import RankingJSONL
+from clir_jax.models.cross_encoder import CrossEncoder, CrossEncoderModel
+from clir_jax.models.cross_encoder_files import LoadedCrossEncoder, save_cross_encoder
+from clir_jax.models.encoder import EncoderConfig
+from clir_jax.models.generator_files import save_generator
+from clir_jax.models.vocabulary import train_wordpiece
+from clir_jax.score import main
+from clir_jax.training import scoring
+from clir_jax.training.logging import WorkLog
+from tests.models import test_generator_files as generators
+from tests.training.workshop import WORDS, write_data
+
+OPTIONS = ["--input", "rankings.jsonl", "--language", "sw", "--output", "scored.jsonl"]
+
+
+def _save_cross_encoder(folder):
+    tokenizer = train_wordpiece(WORDS, 60)
+    spec = CrossEncoder(length=24, query_length=8)  # some passages are cut
+    config = EncoderConfig(
+        vocab_size=tokenizer.size,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=24,
+        initializer_range=0.5,
+    )
+    graphdef, params = nnx.split(CrossEncoderModel(spec, config, rngs=nnx.Rngs(0)))
+    save_cross_encoder(folder, LoadedCrossEncoder(spec, config, graphdef, params, tokenizer))
+
+
+def _written(folder):
+    return [json.loads(line) for line in (folder / "scored.jsonl").read_text().splitlines()]
+
+
+def test_of_a_cross_encoder_stopped_and_started_again(tmp_path, monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    rows, _ = write_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    _save_cross_encoder(tmp_path / "run/model")
+    monkeypatch.setattr(scoring, "_BLOCK", 4)
+
+    def stop(log, done, total):
+        if done == 8:
+            raise KeyboardInterrupt
+
+    command = ["--model", "run", "--query-language", "en", *OPTIONS]
+    with monkeypatch.context() as patched:
+        patched.setattr(WorkLog, "progress", stop)
+        assert main(command) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert len((tmp_path / "scored.jsonl.unfinished/records.jsonl").read_text().splitlines()) == 8
+    assert main(command) == 0
+    assert 'scored.jsonl; read it with RankingJSONL("scored.jsonl", "sw")' in (
+        capsys.readouterr().out
+    )
+    model = transformers.AutoModelForSequenceClassification.from_pretrained("run/model").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained("run/model")
+    for row, line in zip(rows, _written(tmp_path), strict=True):
+        assert {key: line[key] for key in row} == row
+        listed = row["positives"] + row["negatives"]
+        inputs = tokenizer(
+            [row["queries"]["en"]] * len(listed), listed, max_length=24, padding=True,
+            truncation="only_second", return_tensors="pt",
+        )  # fmt: skip
+        with torch.no_grad():
+            logits = model(**inputs).logits[:, 0].numpy()
+        np.testing.assert_allclose(line["scores"], logits, atol=1e-4)
+    assert len(RankingJSONL("scored.jsonl", "sw").open(str(tmp_path))) == len(rows)
+    assert main(command) == 2
+    assert "--output scored.jsonl: there is such a file already" in capsys.readouterr().err
+
+
+def test_of_a_generator(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    spec = dataclasses.replace(generators.SPEC, source_length=40)
+    loaded = dataclasses.replace(generators._generator(), spec=spec)
+    save_generator(tmp_path / "model", loaded)
+    monkeypatch.chdir(tmp_path)
+    row = {"query": "a b b", "positives": ["b a a"], "negatives": ["a a b b", "b"]}
+    (tmp_path / "rankings.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["--model", "model", *OPTIONS]) == 0
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained("model").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained("model")
+    labels = tokenizer("a b b", return_tensors="pt").input_ids
+    (line,) = _written(tmp_path)
+    for passage, score in zip(["b a a", "a a b b", "b"], line["scores"], strict=True):
+        prompt = spec.prompt.format(language="Swahili", passage=passage)
+        with torch.no_grad():
+            loss = model(**tokenizer(prompt, return_tensors="pt"), labels=labels).loss
+        assert score == pytest.approx(-loss.item(), abs=1e-4)
+    assert np.ptp(line["scores"]) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--query-language", "fr"], "query_language is 'fr', and its source asks in sw, en"),
+        (["--model", "./no/model"], "no such directory"),
+        (["--output", "no/where"], "--output no/where: there is no such directory"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, monkeypatch, capsys, options, sentence):
+    write_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    _save_cross_encoder(tmp_path / "model")
+    assert main(["--model", "model", *OPTIONS, *options]) == 2
+    told = capsys.readouterr().err
+    assert sentence in told
+    assert told.count("\n") == 1
+
+
+def test_help_shows_the_whole_way(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+    steps = [told.index(f"clir_jax.{step}") for step in ("mine", "score --model runs", "train")]
+    assert steps == sorted(steps)
