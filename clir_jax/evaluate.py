@@ -1,4 +1,4 @@
-"""Measure a retriever, or BM25: ``python -m clir_jax.evaluate --model M ...``."""
+"""Measure a retriever, a reranker or BM25: ``python -m clir_jax.evaluate --model M ...``."""
 
 import argparse
 from collections.abc import Sequence
@@ -39,6 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--metrics", nargs="+", help=f"in ir-measures' spelling ({' '.join(_METRICS)})"
     )
     parser.add_argument("--depth", type=int, help=f"passages kept a query ({_DEPTH})")
+    parser.add_argument(
+        "--candidates",
+        metavar="FILE",
+        help="a TREC run whose passages a cross-encoder or a generator reranks (BM25's)",
+    )
     parser.add_argument("--run-file", help="write the ranking here, in TREC's form")
     given = parser.parse_args(arguments)
     return carry_out(lambda: _evaluate(given))
@@ -61,7 +66,7 @@ def _evaluate(given: argparse.Namespace) -> int:
 def _of_retrieval(given: argparse.Namespace) -> tuple[dict[str, str], dict[str, float]]:
     """Dataset and language, and values by metric."""
     from clir_jax.config import Evaluate
-    from clir_jax.evaluation.retrieval import measure_bm25, measure_saved
+    from clir_jax.evaluation.retrieval import measure_bm25
     from clir_jax.evaluation.runs import write_run
 
     source = _collection(given)
@@ -77,12 +82,49 @@ def _of_retrieval(given: argparse.Namespace) -> tuple[dict[str, str], dict[str, 
         raise ValueError(f"--run-file {given.run_file}: that is a directory; write a file's name")
     collection = source.open(".")
     if given.model == "bm25":
+        _refuse_candidates(given, "bm25")
         measured = measure_bm25(collection, evaluate.metrics, evaluate.depth)
     else:
-        measured = measure_saved(given.model, collection, evaluate.metrics, evaluate.depth)
+        measured = _of_model(given, collection, evaluate.metrics, evaluate.depth)
     if given.run_file:
         write_run(given.run_file, measured.run, Path(given.model).absolute().name)
     return {"dataset": collection.name, "language": collection.language}, measured.values
+
+
+def _of_model(
+    given: argparse.Namespace, collection: Any, metrics: Sequence[str], depth: int
+) -> Any:
+    """Search with a retriever, or rerank with a model that reads query and passage together."""
+    import rich.progress
+
+    from clir_jax.evaluation.reranking import bm25_candidates, measure_reranked, read_candidates
+    from clir_jax.evaluation.retrieval import measure_saved, saved_at
+    from clir_jax.mesh import make_mesh
+    from clir_jax.models import hub
+    from clir_jax.training.initial import load_model
+    from clir_jax.training.kinds import RETRIEVER, kind_at, on_mesh, pair_scorer
+
+    saved = saved_at(given.model)
+    if kind_at(hub.locate(saved)) in (None, RETRIEVER):
+        _refuse_candidates(given, "a retriever")
+        return measure_saved(given.model, collection, metrics, depth)
+    if given.candidates:
+        found = read_candidates(given.candidates, ".", collection, depth)
+    else:
+        found = bm25_candidates(collection, depth)
+    mesh = make_mesh()
+    scorer = pair_scorer(on_mesh(load_model(saved), mesh), mesh)
+    with rich.progress.Progress(transient=True) as bar:
+        task = bar.add_task("pairs", total=None)
+        return measure_reranked(
+            scorer, collection, found, metrics,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )  # fmt: skip
+
+
+def _refuse_candidates(given: argparse.Namespace, what: str) -> None:
+    if given.candidates:
+        raise ValueError(f"--candidates are reranked, and {what} searches; leave them out")
 
 
 def _of_pairs(given: argparse.Namespace) -> tuple[dict[str, str], dict[str, float]]:
@@ -91,7 +133,16 @@ def _of_pairs(given: argparse.Namespace) -> tuple[dict[str, str], dict[str, floa
     from clir_jax.evaluation.bitext import measure_pairs
     from clir_jax.evaluation.retrieval import load_encoder
 
-    others = ("corpus", "queries", "qrels", "ir_dataset", "metrics", "depth", "run_file")
+    others = (
+        "corpus",
+        "queries",
+        "qrels",
+        "ir_dataset",
+        "metrics",
+        "depth",
+        "run_file",
+        "candidates",
+    )
     unread = [f"--{o.replace('_', '-')}" for o in others if getattr(given, o) is not None]
     if unread:
         raise ValueError(f"--bitext is measured without {unread[0]}; leave it out")

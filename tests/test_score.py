@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from clir_jax import evaluate
 from clir_jax.data.rankings import RankingJSONL
+from clir_jax.evaluation.runs import read_run
 from clir_jax.models.cross_encoder import CrossEncoder, CrossEncoderModel
 from clir_jax.models.cross_encoder_files import LoadedCrossEncoder, save_cross_encoder
 from clir_jax.models.encoder import EncoderConfig
+from clir_jax.models.formats import load_retriever
 from clir_jax.models.generator_files import save_generator
 from clir_jax.models.vocabulary import train_wordpiece
 from clir_jax.score import main
@@ -121,6 +124,44 @@ def test_mistakes_are_one_sentence(tmp_path, monkeypatch, capsys, options, sente
     told = capsys.readouterr().err
     assert sentence in told
     assert told.count("\n") == 1
+
+
+def test_evaluate_reranks_what_is_named(tmp_path, monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    monkeypatch.chdir(tmp_path)
+    _save_cross_encoder(tmp_path / "model")
+    texts = {"a": "lake river", "b": "moke", "c": "tuna lake"}
+    lines = [json.dumps({"_id": name, "text": text}) for name, text in texts.items()]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    (tmp_path / "queries.tsv").write_text("1\tlake\n")
+    (tmp_path / "qrels").write_text("1 0 a 1\n")
+    (tmp_path / "first.trec").write_text("1 Q0 b 1 2 x\n1 Q0 a 2 1 x\n")
+    files = ["--corpus", "corpus.jsonl", "--queries", "queries.tsv", "--qrels", "qrels"]
+    out = ["--run-file", "out.trec", "--metrics", "RR@10"]
+    command = ["--model", "model", *files, *out]
+    assert evaluate.main([*command, "--candidates", "first.trec"]) == 0
+    model = transformers.AutoModelForSequenceClassification.from_pretrained("model").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained("model")
+
+    def logit(name):
+        with torch.no_grad():
+            return model(**tokenizer("lake", texts[name], return_tensors="pt")).logits.item()
+
+    (told,) = read_run("out.trec").values()
+    assert [name for name, _ in told] == sorted("ab", key=lambda name: -logit(name))
+    np.testing.assert_allclose([s for _, s in told], sorted(map(logit, "ab"))[::-1], atol=1e-4)
+    assert evaluate.main(command) == 0
+    assert {name for name, _ in read_run("out.trec")["1"]} == {"a", "c"}  # by BM25
+    assert evaluate.main(["--model", "bm25", *files, "--candidates", "first.trec"]) == 2
+    assert "are reranked, and bm25 searches; leave them out" in capsys.readouterr().err
+
+
+def test_what_searches_takes_no_cross_encoder(tmp_path):
+    _save_cross_encoder(tmp_path / "model")
+    with pytest.raises(ValueError, match="this is a cross-encoder, which gives texts no vectors"):
+        load_retriever(tmp_path / "model")
 
 
 def test_help_shows_the_whole_way(capsys):

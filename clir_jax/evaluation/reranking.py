@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from clir_jax.data.assembly import TokenizerLike
 from clir_jax.data.collections import Collection
 from clir_jax.data.reading import DataError, find_files
+from clir_jax.evaluation.bm25 import bm25_run
 from clir_jax.evaluation.metrics import evaluate_queries
 from clir_jax.evaluation.retrieval import Measured, Progress, block_of
 from clir_jax.evaluation.runs import read_run
@@ -125,6 +126,12 @@ def read_candidates(path: str, data_root: str, collection: Collection, depth: in
     if not set(found) & set(collection.query_ids):
         raise DataError(f"{path}: it ranks nothing for any query of the collection; check its ids")
     return {query: own[:depth] for query, own in found.items()}
+
+
+def bm25_candidates(collection: Collection, depth: int) -> Candidates:
+    """What BM25 finds: the passages that are reranked where no run is named."""
+    c = collection
+    return bm25_run(c.passage_ids, c.passages, c.query_ids, c.queries, depth)
 
 
 def rerank_texts(

@@ -288,6 +288,12 @@ def _read_about(directory: Path) -> dict[str, Any]:
             f"{path}: format is {about.get('format')!r} and this version of clir_jax reads "
             f"{VERSION}; update clir_jax, or save the retriever again"
         )
+    for other in ("cross_encoder", "generator"):
+        if other in about:
+            raise ValueError(
+                f"{path}: this is a {other.replace('_', '-')}, which gives texts no vectors; give "
+                "the directory of a retriever"
+            )
     kinds = {"retriever": dict, "markers": list, "skiplist": list, "compute": dict}
     for key, kind in kinds.items():
         if key not in about:

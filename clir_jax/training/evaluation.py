@@ -14,8 +14,7 @@ from clir_jax.data.collections import Collection, Pairs
 from clir_jax.data.gold_alignment import OpenedGold
 from clir_jax.evaluation.alignment import WordAligner, measure_gold
 from clir_jax.evaluation.bitext import measure_pairs
-from clir_jax.evaluation.bm25 import bm25_run
-from clir_jax.evaluation.reranking import measure_reranked, read_candidates
+from clir_jax.evaluation.reranking import bm25_candidates, measure_reranked, read_candidates
 from clir_jax.evaluation.retrieval import Kept, Measured, TextEncoder, measure, measure_bm25
 from clir_jax.evaluation.runs import write_run
 from clir_jax.files import read_json, write_json
@@ -153,9 +152,7 @@ class StageEvaluation:
         for name, collection in self._retrieval.items():
             progress = functools.partial(self._log.passages, f"{system} {name}")
             if name not in self._candidates:
-                c, depth = collection, self._evaluate.depth
-                found = bm25_run(c.passage_ids, c.passages, c.query_ids, c.queries, depth)
-                self._candidates[name] = found
+                self._candidates[name] = bm25_candidates(collection, self._evaluate.depth)
             measured[name] = measure_reranked(
                 scorer, collection, self._candidates[name], self._evaluate.metrics, progress
             )
