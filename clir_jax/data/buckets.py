@@ -115,6 +115,10 @@ def _may_be_read(record: Record, field: str, passages: int) -> Sequence[str]:
     if isinstance(value, tuple):
         listed = record.positives + (record.negatives if passages > 1 else ())
         return [text for passage in listed for text in passage.readings]
+    if field == "positive":
+        return [text for passage in record.positives for text in passage.readings]
+    if field == "language.query":
+        return tuple(record.queries)
     return tuple(record.queries.values()) if field == "query" else (value,)
 
 

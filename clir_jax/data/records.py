@@ -87,9 +87,10 @@ class Text:
 
 
 Record = Bitext | Ranking | Text
+_LANGUAGE = "language."
 _FIELDS: dict[type[Any], tuple[str, ...]] = {
     Bitext: ("english", "other"),
-    Ranking: ("query", "passages"),
+    Ranking: ("query", "passages", "positive"),
     Text: ("text",),
 }
 
@@ -99,7 +100,8 @@ def check_field(kind: type[Any], field: str, languages: Sequence[str]) -> None:
 
     Args:
       kind: ``Bitext``, ``Ranking`` or ``Text``.
-      field: what follows the source's name in an ``Ask``: ``"other"``, ``"query.en"``.
+      field: what follows the source's name in an ``Ask``: ``"other"``, ``"query.en"``,
+        ``"language.query"``.
       languages: the languages a ranking's questions are in.
 
     Raises:
@@ -111,6 +113,13 @@ def check_field(kind: type[Any], field: str, languages: Sequence[str]) -> None:
       ...
       ValueError: "othr" is not a field of a bitext record; write "other" (one of: english, other)
     """
+    if field.startswith(_LANGUAGE):
+        field = field.removeprefix(_LANGUAGE)
+        if kind is Ranking and field in ("passages", "positive"):
+            raise ValueError(
+                f'"{_LANGUAGE}{field}": the language of passages is not known; write '
+                f'"{_LANGUAGE}query"'
+            )
     known = list(_FIELDS[kind])
     if kind is Ranking:
         known += [f"query.{language}" for language in languages]
@@ -132,7 +141,9 @@ def check_field(kind: type[Any], field: str, languages: Sequence[str]) -> None:
 def read(record: Record, field: str) -> str | tuple[str, ...]:
     """The text of one field of a record; ``"passages"`` is a tuple, positives first.
 
-    ``"query"`` of a ranking is the question in its first language, ``"query.en"`` in English.
+    ``"query"`` of a ranking is the question in its first language, ``"query.en"`` in English, and
+    ``"positive"`` its first passage. ``"language.query"`` is the code of the language that
+    ``"query"`` is in; likewise of any field but passages.
 
     Args:
       record: any record.
@@ -147,10 +158,16 @@ def read(record: Record, field: str) -> str | tuple[str, ...]:
     """
     languages = tuple(record.queries) if isinstance(record, Ranking) else ()
     check_field(type(record), field, languages)
+    of_language, field = field.startswith(_LANGUAGE), field.removeprefix(_LANGUAGE)
     if isinstance(record, Ranking):
         if field == "passages":
             return tuple(passage.text for passage in record.positives + record.negatives)
-        return record.queries[field.removeprefix("query.") if "." in field else languages[0]]
+        if field == "positive":
+            return record.positives[0].text
+        language = field.removeprefix("query.") if "." in field else languages[0]
+        return language if of_language else record.queries[language]
+    if of_language:
+        return "en" if field == "english" else record.language
     text: str = getattr(record, field)
     return text
 

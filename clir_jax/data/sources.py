@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from clir_jax.data import demo
-from clir_jax.data.judgements import passage_text
+from clir_jax.data.judgements import Corpus, passage_text
 from clir_jax.data.opened import (
     BitextRecords,
     MixedRecords,
@@ -68,6 +68,38 @@ class TextLines:
 
     def files(self) -> tuple[str, ...]:
         """The files it reads."""
+        return (self.path,)
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusJSONL:
+    """The passages of a collection in the files of BEIR, each as title and text.
+
+    Args:
+      path: JSON lines ``{"_id", "title", "text"}``; ``title`` may be missing.
+      language: of the passages.
+      on_bad_record: "error" stops at the first bad line; "skip" leaves it out and counts it.
+    """
+
+    path: str
+    language: str = "en"
+    on_bad_record: str = "error"
+
+    def open(self, data_root: str) -> TextRecords:
+        """Index and check the file.
+
+        Raises:
+          DataError: if the file cannot be read, or holds a bad line or none.
+        """
+        intake = Intake(self.on_bad_record)
+        corpus = Corpus(data_root, self.path, intake)
+        rows = list(corpus.rows.values())
+        keys = np.fromiter((text_key(corpus.text(row)) for row in rows), np.int64, len(rows))
+        report = intake.finish(len(rows), self.path)
+        return TextRecords(lambda i: corpus.text(rows[i]), keys, self.language, report)
+
+    def files(self) -> tuple[str, ...]:
+        """The file it reads."""
         return (self.path,)
 
 

@@ -28,6 +28,12 @@ RANKING = Ranking(
         (RANKING, "query.en", "who?"),
         (RANKING, "query.sw", "nani?"),
         (RANKING, "passages", ("yes", "no", "never")),
+        (RANKING, "positive", "yes"),
+        (RANKING, "language.query", "sw"),
+        (RANKING, "language.query.en", "en"),
+        (BITEXT, "language.english", "en"),
+        (BITEXT, "language.other", BITEXT.language),
+        (TEXT, "language.text", TEXT.language),
     ],
 )
 def test_read(record, field, expected):
@@ -43,12 +49,14 @@ def test_read(record, field, expected):
         (
             RANKING,
             "query.so",
-            'a ranking record; write "query.sw" (one of: query, passages, query.sw, query.en)',
+            'a ranking record; write "query.sw" (one of: query, passages, positive, query.sw, '
+            "query.en)",
         ),
         (
             RANKING,
             "positives",
-            'a ranking record; write "passages" (one of: query, passages, query.sw, query.en)',
+            'a ranking record; write "positive" (one of: query, passages, positive, query.sw, '
+            "query.en)",
         ),
     ],
 )
@@ -58,6 +66,13 @@ def test_an_unknown_field_names_the_nearest(record, field, sentence):
     assert str(error.value).startswith(f'"{field}" is not a field of {sentence[:10]}')
     if field != "id":
         assert str(error.value) == f'"{field}" is not a field of {sentence}'
+
+
+def test_the_language_of_passages_is_not_known():
+    with pytest.raises(ValueError, match='"language.passages": .* write "language.query"'):
+        read(RANKING, "language.passages")
+    with pytest.raises(ValueError, match='"query.so" is not a field of a ranking record'):
+        read(RANKING, "language.query.so")
 
 
 def test_an_empty_field_is_refused_too():

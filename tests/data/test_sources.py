@@ -10,7 +10,7 @@ from clir_jax.data.bitext import BitextTSV
 from clir_jax.data.rankings import RankingJSONL, TriplesTSV
 from clir_jax.data.reading import DataError
 from clir_jax.data.records import Text
-from clir_jax.data.sources import Atlas, Mixture, TextLines
+from clir_jax.data.sources import Atlas, CorpusJSONL, Mixture, TextLines
 
 
 def write(folder, name, content):
@@ -48,6 +48,22 @@ def test_options_out_of_range(build, sentence):
     with pytest.raises(ValueError) as error:
         build()
     assert str(error.value).startswith(sentence)
+
+
+def test_a_corpus_without_questions(tmp_path):
+    lines = [{"_id": "a", "title": "Sea", "text": "whales"}, {"_id": "b", "text": "goats"}]
+    rows = [*lines, {"_id": "c", "title": "", "text": "Sea whales"}]
+    write(tmp_path, "c.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    records = CorpusJSONL("c.jsonl").open(str(tmp_path))
+    assert everything(records) == [
+        Text(0, "Sea whales", "en"),
+        Text(1, "goats", "en"),
+        Text(0, "Sea whales", "en"),
+    ]
+    write(tmp_path, "c.jsonl", json.dumps(lines[0]) + "\n" + json.dumps({"_id": "a", "text": "x"}))
+    with pytest.raises(DataError, match=r'c.jsonl:2: the passage id "a" was used before'):
+        CorpusJSONL("c.jsonl").open(str(tmp_path))
+    assert len(CorpusJSONL("c.jsonl", on_bad_record="skip").open(str(tmp_path))) == 1
 
 
 def test_text_lines(tmp_path):
