@@ -11,7 +11,9 @@ objective. They learn from the language's bitext (``--bitext``: of several langu
 sentences, and from the training questions of XQuAD or AfriQA with their human translations, each
 ``--repeat`` times: bitext of news and medicine alone teaches nobody what "wanene" asks. Each
 variant ends in one line of ``results.jsonl`` in the folder; what has a line is not trained again.
-``--table`` prints the lines that are there.
+``--table`` prints the lines that are there. With ``--gold fr ro`` the vocabulary also knows the
+words of these gold alignments, and models are trained and not searched with: the folders ``start``
+and ``VARIANT-SEED/model/query`` are for ``benchmarks/alignment.py``.
 """
 
 import argparse
@@ -73,7 +75,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--words", type=int, default=20, help="of an English sentence, at most")
     parser.add_argument("--repeat", type=int, default=6, help="copies of the training questions")
-    parser.add_argument("--gold", nargs="*", default=[], help="languages of alignment/ to know")
+    parser.add_argument("--gold", nargs="*", default=[], help="languages of alignment/")
     parser.add_argument("--table", action="store_true", help="only print what was measured")
     given = parser.parse_args()
     results = given.folder / "results.jsonl"
@@ -97,6 +99,8 @@ def _measure_missing(given: argparse.Namespace, results: Path) -> None:
     }
 
     def figures(model: LoadedRetriever) -> dict[str, float]:
+        if given.gold:
+            return {}
         encoder = TextEncoder.of(on_mesh(model, mesh), mesh, passages)
         found = measure(encoder, collections, [METRIC], 100)
         return {name: one.values[METRIC] for name, one in found.items()}
