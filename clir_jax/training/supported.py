@@ -84,13 +84,14 @@ def _check_task(
     with naming(f"stages.{stage.name}.tasks.{task.title}"):
         for ask, who, facts in asks:
             _refuse_kind(ask, who, facts)
+        objective.check(student, teachers)
+        for ask, _, facts in asks:
             longest = facts.max_length
             if ask.length is not None and longest is not None and ask.length > longest:
                 raise ValueError(
                     f"its objective asks for texts of {ask.length} tokens, and the encoder has "
                     f"positions for {longest}; set its length to at most that"
                 )
-        objective.check(student, teachers)
 
 
 def _refuse_kind(ask: Ask, who: str, facts: ModelFacts) -> None:
