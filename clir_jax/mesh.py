@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -33,7 +34,7 @@ def make_mesh(
       data: copies of the model that read different rows; -1 takes every device left over.
       fsdp: devices that share one copy of the parameters, and read different rows.
       tensor: devices that split every large matrix.
-      devices: the devices to use; None takes all of this run.
+      devices: the devices to use; None takes all of this run, process by process.
 
     Returns:
       A mesh whose axes are all ``Auto``: the compiler places what ``rowwise`` does not.
@@ -41,7 +42,9 @@ def make_mesh(
     Raises:
       ValueError: if the sizes do not multiply to the number of devices.
     """
-    devices = jax.devices() if devices is None else devices
+    if devices is None:
+        # So that the rows of a process are one range, as its data are.
+        devices = sorted(jax.devices(), key=lambda device: device.process_index)
     fixed = fsdp * tensor
     if data == -1 and len(devices) % fixed == 0:
         data = len(devices) // fixed
@@ -58,6 +61,28 @@ def make_mesh(
 def row_shards(mesh: Any) -> int:
     """Number of parts into which the mesh splits the rows of a batch."""
     return int(np.prod([mesh.shape.get(axis, 1) for axis in ROW_AXES]))
+
+
+def row_share(mesh: Mesh) -> tuple[int, int]:
+    """Which share of a batch's rows this process reads, and of how many: (rank, world).
+
+    Shares follow one another in the batch. Processes that ``tensor`` joins have the same.
+
+    Raises:
+      ValueError: if processes would share some of their rows and not all.
+    """
+    owners: dict[int, set[int]] = {}
+    for row, devices in enumerate(mesh.devices.reshape(row_shards(mesh), -1)):
+        for device in devices:
+            owners.setdefault(device.process_index, set()).add(row)
+    shares = sorted({tuple(sorted(rows)) for rows in owners.values()})
+    if sum(map(len, shares)) != row_shards(mesh):
+        raise ValueError(
+            f"mesh: tensor {mesh.shape['tensor']} splits the devices of a process between rows of "
+            "the batch; set tensor so that it divides a process's devices, or is a multiple of "
+            "their number"
+        )
+    return shares.index(tuple(sorted(owners[jax.process_index()]))), len(shares)
 
 
 def on_one_cpu() -> bool:
@@ -185,6 +210,35 @@ def put_rows(tree: _Rows, mesh: Mesh) -> _Rows:
         lambda x: jax.make_array_from_process_local_data(sharding, x), tree
     )
     return placed
+
+
+def put_whole(tree: _Rows, mesh: Mesh) -> _Rows:
+    """Put rows on the devices that every process has, all of them.
+
+    Args:
+      tree: numpy arrays ``[R, ...]``, the same in all processes.
+      mesh: the mesh; its row shards divide R.
+
+    Returns:
+      Arrays ``[R, ...]``, split by rows.
+    """
+    sharding = NamedSharding(mesh, ROWS)
+    placed: _Rows = jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, x, x.shape), tree
+    )
+    return placed
+
+
+def on_host(tree: _Rows) -> _Rows:
+    """Numpy arrays of arrays, also where other processes hold a part of these; all of them call."""
+
+    def fetch(x: Any) -> np.ndarray:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            x = multihost_utils.process_allgather(x, tiled=True)
+        return np.asarray(x)
+
+    fetched: _Rows = jax.tree.map(fetch, tree)
+    return fetched
 
 
 def _divisible(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:

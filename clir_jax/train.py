@@ -35,6 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="train nothing: build every stage abstractly and list missing data; with --check=data "
         "missing data are an error",
     )
+    parser.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="this is one of several processes, and process 0 listens there; auto takes it, and "
+        "the two below, from what TPU VMs, SLURM and MPI tell",
+    )
+    parser.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    parser.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
     given = parser.parse_args(arguments)
     return carry_out(
         lambda: _train(given), "stopped; the same command goes on from the last checkpoint"
@@ -52,13 +60,23 @@ def _train(given: argparse.Namespace) -> int:
         jax.config.update("jax_platforms", "cpu")
         return check(run, data_required=given.check == "data")
     # Imported late: --help and errors in a configuration need no devices.
+    import jax
     from rich.console import Console
 
     from clir_jax.evaluation.report import summary_table
+    from clir_jax.processes import join
     from clir_jax.training.loop import train
 
     directory = Path(given.run_dir or Path("runs") / run.name)
+    if "://" in str(given.run_dir):
+        raise ValueError(
+            f"--run-dir {given.run_dir}: a run is written to a directory; mount the bucket, and "
+            "write where (launch/README.md)"
+        )
+    join(given.coordinator, given.processes, given.process)
     rows = train(run, directory)
+    if jax.process_index() != 0:
+        return 0
     console = Console()
     if rows:
         console.print(summary_table(rows))

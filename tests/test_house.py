@@ -12,7 +12,7 @@ PACKAGE = Path(clir_jax.__file__).parent
 # From the ground up; a room imports from itself and from rooms before it.
 FLOORS = [
     {"tree", "files"},
-    {"mesh"},
+    {"mesh", "processes"},
     {"ops"},
     {"models"},
     {"data"},

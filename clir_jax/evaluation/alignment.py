@@ -17,7 +17,7 @@ from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.data.words import Words, pieces_of_words
 from clir_jax.evaluation.metrics import ALIGNMENT_METRICS
 from clir_jax.evaluation.retrieval import block_of
-from clir_jax.mesh import put_rows, rowwise
+from clir_jax.mesh import on_host, put_whole, rowwise
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.requests import Embeddings, EncodeQuery
 from clir_jax.models.retriever import Dense
@@ -141,7 +141,7 @@ class WordAligner:
         with jax.set_mesh(self.mesh):
             for part, x, y in self._blocks(pairs):
                 for alignments, method in zip(found, methods, strict=True):
-                    mass, linked = jax.device_get(_solve(method, x, y))
+                    mass, linked = on_host(_solve(method, x, y))
                     for row, place in enumerate(part):
                         shape = tuple(slice(len(side.spans)) for side in pairs[place])
                         alignments.append(WordAlignment(mass[row][shape], linked[row][shape]))
@@ -271,7 +271,7 @@ class _Side:
         for row, place in enumerate(places):
             own = self._words[place]
             words[row, np.flatnonzero(tokens.keep[row]), : own.shape[1]] = own
-        request, words = put_rows((EncodeQuery(tokens), words), mesh)
+        request, words = put_whole((EncodeQuery(tokens), words), mesh)
         model = self._model
         return _encode(model.graphdef, self._layer, model.params, request), words
 

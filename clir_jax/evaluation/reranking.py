@@ -19,7 +19,7 @@ from clir_jax.evaluation.bm25 import bm25_run
 from clir_jax.evaluation.metrics import evaluate_queries
 from clir_jax.evaluation.retrieval import Measured, Progress, block_of
 from clir_jax.evaluation.runs import read_run
-from clir_jax.mesh import put_rows, rowwise
+from clir_jax.mesh import on_host, put_whole, rowwise
 from clir_jax.models.requests import Relevance, Scores, Tokens
 
 # Pairs scored at once; widths are multiples of a number: each is compiled once.
@@ -92,8 +92,8 @@ class PairScorer:
             is_leaf=lambda node: isinstance(node, Tokens),
         )
         with jax.set_mesh(self.mesh):
-            out = _score_step(self.graphdef, self.params, put_rows(block, self.mesh))
-        return np.asarray(out, np.float32)
+            out = _score_step(self.graphdef, self.params, put_whole(block, self.mesh))
+        return np.asarray(on_host(out), np.float32)
 
 
 def read_candidates(path: str, data_root: str, collection: Collection, depth: int) -> Candidates:

@@ -18,7 +18,7 @@ from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.evaluation.bm25 import bm25_run
 from clir_jax.evaluation.metrics import evaluate_queries
 from clir_jax.evaluation.search import top_k
-from clir_jax.mesh import make_mesh, put_rows, row_shards, rowwise
+from clir_jax.mesh import make_mesh, on_host, put_whole, row_shards, rowwise
 from clir_jax.models.formats import LoadedRetriever, load_retriever, on_mesh
 from clir_jax.models.requests import Embeddings, EncodePassage, EncodeQuery, Tokens
 
@@ -157,10 +157,10 @@ class TextEncoder:
 
     def _encode(self, kind: type[Any], tokens: Tokens) -> Embeddings:
         """Encode at most ``_BLOCK_ROWS`` rows, as narrow as they allow, in one of few shapes."""
-        request = put_rows(kind(block_of(tokens, _BLOCK_ROWS, _WIDTH_STEP, self.mesh)), self.mesh)
+        request = put_whole(kind(block_of(tokens, _BLOCK_ROWS, _WIDTH_STEP, self.mesh)), self.mesh)
         with jax.set_mesh(self.mesh):
             out = _encode_step(self.graphdef, self.params, request)
-        host: Embeddings = jax.tree.map(lambda x: np.asarray(x)[: len(tokens.ids)], out)
+        host: Embeddings = jax.tree.map(lambda x: x[: len(tokens.ids)], on_host(out))
         return host
 
 

@@ -16,7 +16,7 @@ from clir_jax.data.records import Bitext
 from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.evaluation.pictures import Plan
 from clir_jax.files import read_json, write_text
-from clir_jax.mesh import row_shards
+from clir_jax.mesh import on_host, put_whole, row_shards
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.requests import Embeddings, EncodeQuery
 from clir_jax.objectives.alignment import TokenAlignmentDistillation
@@ -50,7 +50,8 @@ def draw(
             title = f"{label}: student in rows, teacher in columns"
             plan = _plan(task.objective, title, pair, mesh, student, teachers["teacher"])
             text = json.dumps(dataclasses.asdict(plan) | {"plan": np.asarray(plan.plan).tolist()})
-            write_text(directory / FILE, text)
+            if jax.process_index() == 0:
+                write_text(directory / FILE, text)
             return
 
 
@@ -85,7 +86,7 @@ def _plan(
         return objective.plan(cost, marginals(masks[0]), marginals(masks[1]))
 
     with jax.set_mesh(mesh):
-        plan = jax.jit(solve)(x, y)
+        plan = on_host(jax.jit(solve)(x, y))
     rows, columns = np.flatnonzero(np.asarray(x.mask)[0]), np.flatnonzero(np.asarray(y.mask)[0])
     kept = np.asarray(plan)[0][np.ix_(rows, columns)]
     return Plan(kept, x_pieces, y_pieces, title)
@@ -101,6 +102,6 @@ def _content(
     with jax.set_mesh(mesh):
         out = jax.jit(
             lambda params, r: nnx.merge(model.graphdef, params)(r, layer=objective.layer)
-        )(model.params, request)
+        )(model.params, put_whole(request, mesh))
     tokens = request.tokens
-    return out, tokenizer.pieces(tokens.ids[0][tokens.keep[0]].tolist())
+    return on_host(out), tokenizer.pieces(tokens.ids[0][tokens.keep[0]].tolist())

@@ -20,7 +20,7 @@ from clir_jax.data.answers import Answers
 from clir_jax.data.pipeline import task_dataset
 from clir_jax.data.reading import Report
 from clir_jax.data.tokenization import RequestTokenizer
-from clir_jax.mesh import shardings
+from clir_jax.mesh import row_share, shardings
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.objectives.base import Batch
 from clir_jax.training.control import moving_average
@@ -87,7 +87,7 @@ def build_stage(
     described = {n: facts(m.spec, backbone_of(m), _vocabulary(m)) for n, m in models.items()}
     check_tasks(stage, described.pop("student"), described, apart)
     stage = routed(stage, apart)
-    datasets, reports = _open_data(run, stage, student, towers, answers)
+    datasets, reports = _open_data(run, stage, student, towers, answers, mesh)
     asked = {
         name
         for task in stage.tasks
@@ -138,11 +138,13 @@ def _open_data(
     student: LoadedModel,
     teachers: Mapping[str, LoadedModel],
     answers: Mapping[str, Mapping[str, Answers]],
+    mesh: Mesh,
 ) -> tuple[dict[str, grain.MapDataset[Batch]], dict[str, Report]]:
     tokenizers = {
         name: reader_of(model) for name, model in {"student": student, **teachers}.items()
     }
     datasets, reports = {}, {}
+    rank, world = row_share(mesh)
     for place, task in enumerate(stage.tasks):
         sources = {name: source.open(run.data_root) for name, source in task.sources.items()}
         for name, records in sources.items():
@@ -155,8 +157,8 @@ def _open_data(
                 tokenizers,
                 batch_size=task.batch_size,
                 seed=run.seed + place,
-                rank=jax.process_index(),
-                world=jax.process_count(),
+                rank=rank,
+                world=world,
                 passages=task.passages,
                 token_labels=task.objective.token_labels,
                 buckets=task.buckets,

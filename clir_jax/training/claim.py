@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from clir_jax import config_files
 from clir_jax.config import Stage
 from clir_jax.config_files import ConfigError, naming
 from clir_jax.files import part_of, read_json, write_text
+from clir_jax.processes import anywhere, by_first
 from clir_jax.training.positions import Itinerary
 
 _FILE = "config.json"
@@ -30,8 +29,21 @@ def claim(itinerary: Itinerary) -> str | None:
 
     Raises:
       ConfigError: if the directory is no run's, or something that has begun is configured
-        otherwise.
+        otherwise, or the processes of the run do not all see it, with one configuration.
     """
+    changed = by_first(lambda: _take(itinerary))
+    file = itinerary.run_dir / _FILE
+    text = config_files.to_json(itinerary.run)
+    if anywhere(not file.exists() or file.read_text(encoding="utf-8") != text):
+        raise ConfigError(
+            f"--run-dir {itinerary.run_dir}: not every process finds there the configuration that "
+            "process 0 has written; start all of them with the same command, and a directory that "
+            "their hosts share"
+        )
+    return changed
+
+
+def _take(itinerary: Itinerary) -> str | None:
     directory = itinerary.run_dir
     file, text = directory / _FILE, config_files.to_json(itinerary.run)
     if directory.exists() and not directory.is_dir():
@@ -110,8 +122,6 @@ def _begun(itinerary: Itinerary) -> set[str]:
 
 
 def _write(file: Path, text: str) -> None:
-    if jax.process_index() != 0:
-        return
     try:
         write_text(file, text)
     except OSError as error:

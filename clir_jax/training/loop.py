@@ -2,7 +2,8 @@
 
 ``train`` reads top to bottom as what happens. Killed anywhere and called again, it goes on from the
 last checkpoint to the same weights: batches, dropout and schedules are functions of the step, and
-what evaluations have decided is in the checkpoint.
+what evaluations have decided is in the checkpoint. Of several processes, all train and evaluate;
+the first one carries out works and writes files.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from clir_jax.evaluation.report import write_report
 from clir_jax.files import copy_directory, read_json, write_json
 from clir_jax.mesh import make_mesh, put_rows, row_shards
 from clir_jax.objectives.base import Batch
+from clir_jax.processes import anywhere, by_first
 from clir_jax.training import alignments
 from clir_jax.training.build import StageParts, Stored, build_stage
 from clir_jax.training.checkpoint import Checkpoints
@@ -33,6 +35,7 @@ from clir_jax.training.evaluation import StageEvaluation
 from clir_jax.training.kinds import kind_of
 from clir_jax.training.logging import StageLog
 from clir_jax.training.positions import BEST, LAST, Itinerary, Position
+from clir_jax.training.preemption import STATUS, Preemption
 from clir_jax.training.step import TrainState
 from clir_jax.training.supported import refuse_unsupported
 from clir_jax.training.workplaces import Works
@@ -61,36 +64,45 @@ def train(run: Run, run_dir: str | Path, console: Console | None = None) -> list
         the devices.
       TrainingError: if a loss is not finite.
       FileNotFoundError: if the model of a stage that has come to its end was removed.
+      SystemExit: at SIGTERM, with ``preemption.STATUS``; what was trained is saved.
     """
     mesh = make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
     refuse_unsupported(run, row_shards(mesh))
     console = console or Console(highlight=False, soft_wrap=True)
+    console.quiet = jax.process_index() != 0
     itinerary = Itinerary(run, Path(run_dir))
     changed = claim(itinerary)
     if changed is not None:
         console.print(f"{changed} has changed since the last attempt", markup=False)
-    works = Works(itinerary, mesh, console)
+    own = mesh if jax.process_count() == 1 else make_mesh(devices=jax.local_devices())
+    works = Works(itinerary, own, console)
     rows: list[dict[str, Any]] = []
     last: Path | None = None
-    for number, position in enumerate(itinerary.positions, start=1):
-        title = f"stage {number}/{len(itinerary.positions)} {position.label}"
-        with jax.set_mesh(mesh):
+    with Preemption() as preemption:
+        for number, position in enumerate(itinerary.positions, start=1):
+            title = f"stage {number}/{len(itinerary.positions)} {position.label}"
             if not isinstance(position.item, Stage):
                 works.carry_out(position, title)
                 continue
-            rows += _carry_out(itinerary, position, works, mesh, title, console)
-        last = itinerary.directory(position)
-    if jax.process_index() == 0 and last is not None:
-        if not (last / BEST).is_dir():
-            raise FileNotFoundError(
-                f"{last / BEST}: the model of this finished stage is missing; restore it, or "
-                f"remove {last}/summary.json, and the stage is finished again from its last "
-                "checkpoint"
-            )
-        copy_directory(last / BEST, itinerary.run_dir / "model")
-        write_json(itinerary.run_dir / "summary.json", rows)
-        write_report(itinerary.run_dir, alignments.read(itinerary.run_dir))
+            with jax.set_mesh(mesh):
+                rows += _carry_out(itinerary, position, works, mesh, title, console, preemption)
+            last = itinerary.directory(position)
+        if last is not None:
+            model = last / BEST
+            by_first(lambda: _publish(itinerary.run_dir, model, rows))
     return rows
+
+
+def _publish(run_dir: Path, model: Path, rows: list[dict[str, Any]]) -> None:
+    """Write what a finished run is looked at for."""
+    if not model.is_dir():
+        raise FileNotFoundError(
+            f"{model}: the model of this finished stage is missing; restore it, or remove "
+            f"{model.parent}/summary.json, and the stage is finished again from its last checkpoint"
+        )
+    copy_directory(model, run_dir / "model")
+    write_json(run_dir / "summary.json", rows)
+    write_report(run_dir, alignments.read(run_dir))
 
 
 def _carry_out(
@@ -100,10 +112,11 @@ def _carry_out(
     mesh: Mesh,
     title: str,
     console: Console,
+    preemption: Preemption,
 ) -> list[dict[str, Any]]:
     """Train a stage, or read what it measured when it was trained."""
     done = itinerary.directory(position) / "summary.json"
-    if done.exists():
+    if anywhere(done.exists()):
         again = f"remove {done}, and the stage is finished again from its last checkpoint"
         rows: list[dict[str, Any]] = read_json(done, list, again)
         return rows
@@ -112,7 +125,7 @@ def _carry_out(
     stage = itinerary.bound(position, position.item)
     stored = {name: itinerary.directory(at) for name, (at, _) in itinerary.stored(position).items()}
     rows = _StageRun(
-        run, stage, position.label, itinerary.directory(position), mesh, title, console
+        run, stage, position.label, itinerary.directory(position), mesh, title, console, preemption
     ).train(stored, _keeps_last(itinerary.run, stage.name))
     if jax.process_index() == 0:
         write_json(done, rows)
@@ -136,7 +149,9 @@ class _StageRun:
         mesh: Mesh,
         title: str,
         console: Console,
+        preemption: Preemption,
     ) -> None:
+        self.preemption = preemption
         self.run, self.stage, self.label, self.directory = run, stage, label, directory
         self.mesh, self.title, self.console = mesh, title, console
 
@@ -164,25 +179,28 @@ class _StageRun:
                 log.begin()
                 window: list[Mapping[str, jax.Array]] = []
                 done, clock = start, _Clock(stage)
-                for number, batches in self._batches(parts, start):
-                    if control.stopped:
-                        break
-                    state, metrics = parts.step(state, batches)
-                    window.append(metrics)
-                    done = number + 1
-                    evaluating, saving = self._due(done, clock)
-                    if done % stage.log_every == 0 or evaluating or saving:
-                        self._log(log, done, window, checkpoints)
-                        window = []
-                    if not (evaluating or saving):
-                        continue
-                    self._check_state(done, state, metrics, checkpoints)
-                    selection = None
-                    if evaluating:
-                        selection = evaluation.measure(done, state.result)
-                        state, control = self._decide(done, state, control, selection, log)
-                        clock.restart()
-                    checkpoints.save(done, state, control.to_json(), selection)
+                with self.preemption.after_steps():
+                    for number, batches in self._batches(parts, start):
+                        if control.stopped:
+                            break
+                        state, metrics = parts.step(state, batches)
+                        window.append(metrics)
+                        done = number + 1
+                        evaluating, saving, stopping = self._due(done, clock)
+                        if done % stage.log_every == 0 or evaluating or saving:
+                            self._log(log, done, window, checkpoints)
+                            window = []
+                        if not (evaluating or saving):
+                            continue
+                        self._check_state(done, state, metrics, checkpoints)
+                        selection = None
+                        if evaluating:
+                            selection = evaluation.measure(done, state.result)
+                            state, control = self._decide(done, state, control, selection, log)
+                            clock.restart()
+                        checkpoints.save(done, state, control.to_json(), selection)
+                        if stopping:
+                            self._leave(done, checkpoints, log)
             return self._finish(parts, checkpoints, evaluation, state, done, keep_last)
 
     def _batches(self, parts: StageParts, start: int) -> Iterator[tuple[int, dict[str, Batch]]]:
@@ -194,13 +212,26 @@ class _StageRun:
         for step, batches in steps.to_iter_dataset(_READ_AHEAD):
             yield step, put_rows(batches, self.mesh)
 
-    def _due(self, done: int, clock: "_Clock") -> tuple[bool, bool]:
-        """Whether to evaluate, and whether to save for another reason, after ``done`` steps."""
-        evaluate, end = self.stage.evaluate, done == self.stage.steps
+    def _due(self, done: int, clock: "_Clock") -> tuple[bool, bool, bool]:
+        """After ``done`` steps: whether to evaluate, to save for another reason, and to stop."""
+        stage, evaluate = self.stage, self.stage.evaluate
+        end = done == stage.steps
+        saving = end or done % stage.checkpoint_every == 0
+        # Several processes ask one another where they wait for the devices anyway.
+        asking = jax.process_count() == 1 or saving or done % stage.log_every == 0
         now = evaluate is not None and (
-            end or (evaluate.every > 0 and done % evaluate.every == 0) or clock.rings()
+            end
+            or (evaluate.every > 0 and done % evaluate.every == 0)
+            or (asking and evaluate.every_seconds is not None and anywhere(clock.rings()))
         )
-        return now, end or done % self.stage.checkpoint_every == 0
+        stopping = (asking or now) and self.preemption.reached()
+        return now, saving or stopping, stopping
+
+    def _leave(self, done: int, checkpoints: Checkpoints, log: StageLog) -> NoReturn:
+        checkpoints.wait()
+        told = f"SIGTERM: step {done} is saved, and the same command goes on from there"
+        by_first(lambda: log.say(f"{self.title}: {told}"))
+        raise SystemExit(STATUS)
 
     def _decide(
         self, done: int, state: TrainState, before: Control, selection: float, log: StageLog

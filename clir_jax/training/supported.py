@@ -24,10 +24,10 @@ def refuse_unsupported(run: Run, shards: int) -> None:
     Raises:
       ConfigError: naming the key and what to write instead.
     """
-    if jax.process_count() > 1:
+    if jax.process_count() > 1 and not jax.distributed.is_initialized():
         raise ConfigError(
-            f"this run has {jax.process_count()} processes, and this version evaluates on one; "
-            "start one process with all devices of the host"
+            f"the devices are those of {jax.process_count()} processes, which have not joined; "
+            "start all of them with --coordinator auto"
         )
     for step in run.flat():
         if isinstance(step, Generate):

@@ -12,6 +12,7 @@ from clir_jax.config import Collection, FromStage, Source, Stage
 from clir_jax.config_files import ConfigError, naming
 from clir_jax.files import read_json, write_json
 from clir_jax.models import hub
+from clir_jax.processes import by_first
 from clir_jax.training.artifacts import Workplace, content_print
 from clir_jax.training.initial import load_model, load_teacher
 from clir_jax.training.kinds import LoadedModel, on_mesh
@@ -27,7 +28,7 @@ class Works:
 
     Args:
       itinerary: the run and its directory.
-      mesh: where models compute.
+      mesh: where models compute, of one process.
       console: where people read.
     """
 
@@ -41,6 +42,9 @@ class Works:
           position: of a work.
           title: shown in its log.
         """
+        by_first(lambda: self._carry_out(position, title))
+
+    def _carry_out(self, position: Position, title: str) -> None:
         if not self._wanted(position):
             return
         work: Any = position.item
@@ -57,7 +61,8 @@ class Works:
                 model_directory=functools.partial(self._directory, position),
                 artifact_print=functools.partial(self._print, position),
             )
-            carry_out(work, place)
+            with jax.set_mesh(self._mesh):
+                carry_out(work, place)
 
     def check_unchanged(self, position: Position) -> None:
         """Note which artifacts a stage reads when it begins, and refuse others when it goes on.
