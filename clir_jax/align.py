@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clir_jax.command import Parser, carry_out
+from clir_jax.command import SAVED, Parser, carry_out
 
 if typing.TYPE_CHECKING:
     from clir_jax.evaluation.alignment import Method, WordAligner
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, align, and return the exit status."""
     parser = Parser(prog="python -m clir_jax.align", description=__doc__)
     add = parser.add_argument
-    add("--model", required=True, help="a run, or a directory that clir_jax saved")
+    add("--model", required=True, help=f"a retriever: {SAVED}")
     add("--source", help="a sentence; with links in Pharaoh's form, a file of words")
     add("--target", help="its translation; with links in Pharaoh's form, a file of words")
     add("--gold", metavar="FILE", help="JSON lines with src, tgt, sure and possible; or 0-0 1p2")
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--null", type=float, help="cost above which tokens rather stay without a counterpart")
     add("--agreement", action="store_true", help="keep pairs that are each other's best only")
     add("--layer", type=int, help="compare the token vectors of this layer, 1 being the lowest")
-    add("--teacher", metavar="MODEL", help="another model, which reads one of the sentences")
+    add("--teacher", metavar="MODEL", help="another retriever, which reads one of the sentences")
     add("--teacher-reads", choices=["source", "target"], help="which one (default: target)")
     add("--output", help=f"picture of the alignment, .html or .png (default: {_OUTPUT})")
     add("--on-bad-record", choices=["error", "skip"], help="leave bad lines of --gold out")

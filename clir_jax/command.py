@@ -6,6 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+SAVED = (
+    "a run, a directory that clir_jax, transformers, sentence-transformers, PyLate or ColBERT "
+    "saved, or a name on the hub"
+)
+"""Where a model may be, for the help of ``--model``."""
+
 
 class Parser(argparse.ArgumentParser):
     """A command line, in which a mistake is one sentence too."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clir_jax.command import Parser, carry_out
+from clir_jax.command import SAVED, Parser, carry_out
 
 _METRICS, _DEPTH = ("nDCG@10", "RR@10", "R@100"), 100
 
@@ -14,7 +14,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, search, and return the exit status."""
     parser = Parser(prog="python -m clir_jax.evaluate", description=__doc__)
     parser.add_argument(
-        "--model", required=True, help="a run, a directory that clir_jax saved, or bm25"
+        "--model",
+        required=True,
+        help=f"a retriever, a cross-encoder or a generator: {SAVED}; or bm25",
     )
     parser.add_argument("--corpus", help="JSON lines with _id, title and text")
     parser.add_argument("--queries", help="id<TAB>text, or JSON lines")

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from clir_jax.command import Parser, carry_out
+from clir_jax.command import SAVED, Parser, carry_out
 
 LAYOUTS = ("transformers", "sentence-transformers", "pylate", "colbert", "onnx")
 
@@ -13,7 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, export, and return the exit status."""
     parser = Parser(prog="python -m clir_jax.export", description=__doc__)
     add = parser.add_argument
-    add("--model", required=True, help="a run, a retriever's directory or a name on the hub")
+    add("--model", required=True, help=f"a retriever, a cross-encoder or a generator: {SAVED}")
     add("--to", required=True, choices=LAYOUTS, help="the library that is to load it")
     add("--output", required=True, help="a new directory")
     add("--name", help="what the model card calls it (the name of the run or the model)")
@@ -25,10 +25,12 @@ def _export(given: argparse.Namespace) -> int:
     # Imported late: --help and mistakes in the options need none of it.
     from clir_jax.evaluation.retrieval import saved_at
     from clir_jax.models.exports import export
-    from clir_jax.models.formats import load_retriever
+    from clir_jax.models.hub import locate
     from clir_jax.models.model_card import run_of
+    from clir_jax.training.kinds import RETRIEVER, kind_at
 
-    model = load_retriever(saved_at(given.model))
+    directory = locate(saved_at(given.model))
+    model = (kind_at(directory) or RETRIEVER).load(directory)
     name = given.name or Path(given.model).absolute().name
     remarks = export(model, given.to, given.output, name, run_of(given.model))
     for remark in remarks:

@@ -18,7 +18,7 @@ where a task of student.py distils the scores:
 import argparse
 from collections.abc import Sequence
 
-from clir_jax.command import Parser, carry_out, new_file
+from clir_jax.command import SAVED, Parser, carry_out, new_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add(
         "--model",
         required=True,
-        help="a run, or a directory or hub name of a cross-encoder, a generator or a retriever",
+        help=f"a cross-encoder, a generator or a retriever: {SAVED}",
     )
     add("--input", required=True, metavar="FILE", help="JSON lines, as clir_jax.mine writes them")
     add("--output", required=True, metavar="FILE", help="the same lines with scores")

@@ -1,7 +1,9 @@
-"""A retriever written as other libraries read it: the same vectors, or a sentence about why not.
+"""A model written as other libraries read it: the same vectors, or a sentence about why not.
 
 =========================  ========================================================================
-``transformers``           the encoder for ``AutoModel``, and ``clir_jax.json`` for all else
+``transformers``           the encoder for ``AutoModel``, and ``clir_jax.json`` for all else;
+                           cross-encoders for ``AutoModelForSequenceClassification``, generators for
+                           ``AutoModelForSeq2SeqLM``
 ``sentence-transformers``  one vector a text: ``SentenceTransformer``
 ``pylate``                 late interaction: PyLate's ``ColBERT`` and sentence-transformers 6's
                            ``MultiVectorEncoder``
@@ -22,6 +24,7 @@ import numpy as np
 from tokenizers import AddedToken
 
 from clir_jax.files import write_json, write_text
+from clir_jax.models.cross_encoder_files import LoadedCrossEncoder, save_cross_encoder
 from clir_jax.models.directories import new_directory
 from clir_jax.models.export_onnx import write_graph
 from clir_jax.models.foreign import CONFIG, METADATA, MODULES, stanford_skiplist
@@ -33,8 +36,10 @@ from clir_jax.models.formats import (
     replace_embeddings,
     save_retriever,
 )
+from clir_jax.models.generator_files import save_generator
 from clir_jax.models.hub import PathLike, encoder_tensors, save_encoder
 from clir_jax.models.model_card import model_card
+from clir_jax.models.model_card_code import Model
 from clir_jax.models.projection import projection_tensors
 from clir_jax.models.retriever import Dense, LateInteraction
 from clir_jax.models.tokenizer import marker_id, markers_of
@@ -54,16 +59,17 @@ _BASES = {"bert": "bert.", "roberta": "roberta.", "xlm-roberta": "roberta."}
 
 
 def export(
-    model: LoadedRetriever,
+    model: Model,
     layout: str,
     directory: PathLike,
     name: str,
     run: Path | None = None,
 ) -> list[str]:
-    """Write a retriever for another library, with a model card.
+    """Write a model for another library, with a model card.
 
     Args:
-      model: the retriever; one with two towers goes to ``query/`` and ``passage/``.
+      model: a retriever; one with two towers goes to ``query/`` and ``passage/``. A cross-encoder
+        or a generator goes to ``transformers`` only.
       layout: one of ``LAYOUTS``.
       directory: new, or empty. It is whole in the end, or not there.
       name: what the model is called.
@@ -73,21 +79,21 @@ def export(
       Sentences on what that library does otherwise; empty where all vectors are the same.
 
     Raises:
-      ValueError: if the layout cannot say what the retriever does.
+      ValueError: if the layout cannot say what the model does.
       FileExistsError: if the directory holds something.
       ImportError: if ``onnx`` is asked for and a package is missing.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout is {layout!r}; write one of {', '.join(map(repr, LAYOUTS))}")
-    towers = {"": model}
-    if model.passage is not None:
+    towers: dict[str, Model] = {"": model}
+    if isinstance(model, LoadedRetriever) and model.passage is not None:
         one = dataclasses.replace(model, passage=None)
         towers = dict(zip(TOWERS, (one, model.passage), strict=True))
     remarks = []
     with new_directory(Path(directory), lambda path: False, "nothing") as temporary:
         for place, tower in towers.items():
             try:
-                told = LAYOUTS[layout](tower, temporary / place)
+                told = _write(tower, layout, temporary / place)
             except _CannotSay as error:
                 raise ValueError(f"{name}: {error}") from None
             remarks += [f"{place}/: {remark}" if place else remark for remark in told]
@@ -97,6 +103,19 @@ def export(
 
 class _CannotSay(ValueError):
     """What a layout has no place for."""
+
+
+def _write(model: Model, layout: str, directory: Path) -> list[str]:
+    if isinstance(model, LoadedRetriever):
+        return LAYOUTS[layout](model, directory)
+    if layout != "transformers":
+        what = "a cross-encoder" if isinstance(model, LoadedCrossEncoder) else "a generator"
+        raise _CannotSay(f"it is {what}, and {layout} is for retrievers; write --to transformers")
+    if isinstance(model, LoadedCrossEncoder):
+        save_cross_encoder(directory, model)
+    else:
+        save_generator(directory, model)
+    return []
 
 
 def _transformers(model: LoadedRetriever, directory: Path) -> list[str]:

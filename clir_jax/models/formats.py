@@ -27,7 +27,13 @@ from clir_jax.files import read_json, write_json
 from clir_jax.mesh import shardings as shardings_on
 from clir_jax.models.directories import new_directory
 from clir_jax.models.encoder import EncoderConfig
-from clir_jax.models.foreign import Described, foreign_kind, read_foreign
+from clir_jax.models.foreign import (
+    METADATA,
+    MODULES,
+    Described,
+    foreign_kind,
+    read_foreign,
+)
 from clir_jax.models.hub import PathLike, State, load_encoder, locate, resolve, save_encoder
 from clir_jax.models.projection import load_projection, projection_tensors
 from clir_jax.models.retriever import (
@@ -275,8 +281,9 @@ def _read_own(directory: Path) -> tuple[Described, dict[str, Any]]:
 
 def _refuse(directory: Path) -> NoReturn:
     raise ValueError(
-        f"{directory}: no {FILE} here, so this is no retriever saved by clir_jax; give a run, "
-        "its model/, or another directory that clir_jax saved, or train one from it"
+        f"{directory}: no {FILE}, {MODULES} or {METADATA} here, so this is no retriever saved by "
+        "clir_jax, sentence-transformers, PyLate or ColBERT; give a run, its model/, or a "
+        "directory that one of these saved, or train one from it"
     )
 
 

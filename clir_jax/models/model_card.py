@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from clir_jax.files import read_json
-from clir_jax.models.formats import LoadedRetriever
-from clir_jax.models.model_card_code import loading
+from clir_jax.models.cross_encoder_files import LoadedCrossEncoder
+from clir_jax.models.generator_files import LoadedGenerator
+from clir_jax.models.model_card_code import Model, loading
 from clir_jax.models.retriever import Dense
 
 _LIBRARIES = {"pylate": "PyLate", "colbert": "colbert-ai"}
@@ -15,16 +16,16 @@ _KEYS = ("dataset", "language", "metric", "system", "value")
 
 
 def model_card(
-    model: LoadedRetriever,
+    model: Model,
     layout: str,
     name: str,
     remarks: Sequence[str] = (),
     run: Path | None = None,
 ) -> str:
-    """Describe an exported retriever.
+    """Describe an exported model.
 
     Args:
-      model: the retriever.
+      model: the model.
       layout: that it was exported to, one of ``exports.LAYOUTS``.
       name: what it is called.
       remarks: what the library does otherwise, as ``exports.export`` says.
@@ -62,14 +63,19 @@ def run_of(model: str) -> Path | None:
     return Path(model) if read_json(config, dict).get("type") == "Run" else None
 
 
-def _front_matter(model: LoadedRetriever, layout: str, config: Mapping[str, Any]) -> str:
-    tags = ["clir_jax", "cross-lingual-retrieval"]
-    tags.append("ColBERT" if model.spec.late_interaction else "dense-retrieval")
+def _front_matter(model: Model, layout: str, config: Mapping[str, Any]) -> str:
+    task, tag = "sentence-similarity", "dense-retrieval"
+    if isinstance(model, LoadedCrossEncoder):
+        task, tag = "text-ranking", "cross-encoder"
+    elif isinstance(model, LoadedGenerator):
+        task, tag = "text2text-generation", "query-generation"
+    elif model.spec.late_interaction:
+        tag = "ColBERT"
     facts: dict[str, Any] = {
         "language": _languages(config),
         "library_name": _LIBRARIES.get(layout, layout),
-        "pipeline_tag": "sentence-similarity",
-        "tags": tags,
+        "pipeline_tag": task,
+        "tags": ["clir_jax", "cross-lingual-retrieval", tag],
     }
     bases = [stage["init"] for stage in _stages(config) if isinstance(stage.get("init"), str)]
     # A directory of somebody's machine means nothing to others.
@@ -78,46 +84,79 @@ def _front_matter(model: LoadedRetriever, layout: str, config: Mapping[str, Any]
     return "\n".join(["---", *lines, "---"])
 
 
-def _what(model: LoadedRetriever, config: Mapping[str, Any]) -> str:
-    spec, encoder = model.spec, model.encoder_config
+def _what(model: Model, config: Mapping[str, Any]) -> str:
+    languages = _languages(config)
+    of = f" in {', '.join(languages)}" if languages else ""
+    if isinstance(model, LoadedGenerator):
+        t5 = model.t5_config
+        return (
+            f"A generator that reads a passage and writes a question for it{of}. It is a T5 of "
+            f"{t5.num_layers} layers, {t5.d_model} wide, with a vocabulary of {t5.vocab_size:,} "
+            "pieces. Trained with clir_jax."
+        )
+    encoder = model.encoder_config
+    made = (
+        f"Its encoder is a {encoder.model_type} of {encoder.num_hidden_layers} layers, "
+        f"{encoder.hidden_size} wide, with a vocabulary of {encoder.vocab_size:,} pieces."
+    )
+    if isinstance(model, LoadedCrossEncoder):
+        return (
+            f"A cross-encoder for questions and passages{of}: it reads both together and gives one "
+            f"score, higher where the passage answers the question. {made} Trained with clir_jax."
+        )
+    spec = model.spec
     size = spec.embedding_size(encoder.hidden_size)
     kind = f"a vector of {size} numbers a text"
     if spec.late_interaction:
         kind = f"late interaction, a vector of {size} numbers a token, compared by MaxSim"
-    languages = _languages(config)
-    of = f" in {', '.join(languages)}" if languages else ""
     towers = " Queries and passages have encoders of their own." if model.passage else ""
     return (
-        f"A retriever for questions and passages{of}: {kind}. Its encoder is a "
-        f"{encoder.model_type} of {encoder.num_hidden_layers} layers, {encoder.hidden_size} wide, "
-        f"with a vocabulary of {encoder.vocab_size:,} pieces.{towers} Trained with clir_jax."
+        f"A retriever for questions and passages{of}: {kind}. {made}{towers} Trained with clir_jax."
     )
 
 
-def _settings(model: LoadedRetriever) -> str:
+def _settings(model: Model) -> str:
+    return _table(("setting", "value"), ((name, _shown(value)) for name, value in _facts(model)))
+
+
+def _facts(model: Model) -> list[tuple[str, Any]]:
+    if isinstance(model, LoadedGenerator):
+        return [
+            ("tokens a prompt, at most", model.spec.source_length),
+            ("tokens a question, at most", model.spec.target_length),
+            ("prompt", model.spec.prompt),
+            ("languages of questions", ", ".join(model.spec.languages) or "not known"),
+        ]
+    if isinstance(model, LoadedCrossEncoder):
+        return [
+            ("tokens a pair, at most", model.spec.length),
+            ("pieces of a query, at most", model.spec.query_length),
+            ("put before a query", model.spec.query_prompt),
+            ("put before a passage", model.spec.passage_prompt),
+        ]
     spec = model.spec
     facts: list[tuple[str, Any]] = [
         ("tokens a query, at most", spec.query_length),
         ("tokens a passage, at most", spec.passage_length),
     ]
     if isinstance(spec, Dense):
-        facts += [
+        return [
+            *facts,
             ("pooling", spec.pooling),
             ("projection", spec.projection or "none"),
             ("vectors of length 1", spec.normalize),
             ("put before a query", spec.query_prompt),
             ("put before a passage", spec.passage_prompt),
         ]
-    else:
-        facts += [
-            ("marker of queries", spec.query_marker),
-            ("marker of passages", spec.passage_marker),
-            ("queries filled up with mask tokens", spec.expansion),
-            ("these are attended to", spec.attend_to_expansion),
-            ("tokens left out of passages", len(model.skiplist) if spec.skip_punctuation else 0),
-            ("vectors of the text's own tokens only", spec.content_only),
-        ]
-    return _table(("setting", "value"), ((name, _shown(value)) for name, value in facts))
+    return [
+        *facts,
+        ("marker of queries", spec.query_marker),
+        ("marker of passages", spec.passage_marker),
+        ("queries filled up with mask tokens", spec.expansion),
+        ("these are attended to", spec.attend_to_expansion),
+        ("tokens left out of passages", len(model.skiplist) if spec.skip_punctuation else 0),
+        ("vectors of the text's own tokens only", spec.content_only),
+    ]
 
 
 def _shown(value: Any) -> str:

@@ -1,10 +1,15 @@
 """The Python of a model card: what loads an exported model and encodes with it.
 
-Every snippet defines ``encode_queries`` or is the other library's own few lines; tests run them.
+Every snippet defines ``encode``, ``score`` or ``generate``, or is the other library's own few
+lines; tests run them.
 """
 
+from clir_jax.models.cross_encoder_files import LoadedCrossEncoder
 from clir_jax.models.formats import LoadedRetriever
+from clir_jax.models.generator_files import LoadedGenerator
 from clir_jax.models.retriever import Dense
+
+Model = LoadedRetriever | LoadedCrossEncoder | LoadedGenerator
 
 _QUESTION, _PASSAGE = '["Where is it?"]', '["It is here."]'
 
@@ -164,17 +169,94 @@ _USE = f"""
 queries = encode({_QUESTION}, "query")
 passages = encode({_PASSAGE}, "passage")"""
 
+_CROSS_ENCODER = """\
+import json
+from pathlib import Path
 
-def loading(model: LoadedRetriever, layout: str) -> str:
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+directory = "{directory}"
+spec = json.loads(Path(directory, "clir_jax.json").read_text())["cross_encoder"]
+tokenizer = AutoTokenizer.from_pretrained(directory)
+model = AutoModelForSequenceClassification.from_pretrained(directory).eval()
+frame = tokenizer.backend_tokenizer.encode("", "")
+
+
+def pieces(text, side):
+    return tokenizer(spec[f"{{side}}_prompt"] + text, add_special_tokens=False)["input_ids"]
+
+
+@torch.no_grad()
+def score(pairs):
+    rows, kinds = [], []
+    for query, passage in pairs:
+        own = pieces(query, "query")[: spec["query_length"]]
+        first = frame.ids[:1] + own + frame.ids[1:-1]
+        room = spec["length"] - len(first) - 1
+        second = pieces(passage, "passage")[:room] + frame.ids[-1:]
+        rows.append(first + second)
+        kinds.append([0] * len(first) + frame.type_ids[-1:] * len(second))
+    width = max(map(len, rows))
+    full = [row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows]
+    masks = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
+    types = [kind + [0] * (width - len(kind)) for kind in kinds]
+    inputs = torch.tensor(full), torch.tensor(masks), torch.tensor(types)
+    return model(*inputs).logits[:, 0]
+
+
+scores = score([("Where is it?", "It is here."), ("Where is it?", "It was then.")])"""
+
+_GENERATOR = """\
+import json
+from pathlib import Path
+
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+directory = "{directory}"
+spec = json.loads(Path(directory, "clir_jax.json").read_text())["generator"]
+tokenizer = AutoTokenizer.from_pretrained(directory)
+model = AutoModelForSeq2SeqLM.from_pretrained(directory).eval()
+
+
+def prompt(passage, language):
+    before, after = spec["prompt"].split("{{passage}}")
+    before, after = (text.replace("{{language}}", language) for text in (before, after))
+    read = tokenizer(
+        before + passage + after, add_special_tokens=False, return_offsets_mapping=True
+    )
+    start, stop = len(before), len(before) + len(passage.rstrip())
+    own = [i for i, (_, end) in enumerate(read["offset_mapping"]) if start < end <= stop]
+    # What is too much is cut at the end of the passage, not of the prompt.
+    excess = max(0, len(read["input_ids"]) + 1 - spec["source_length"])
+    cut = own[len(own) - excess :]
+    ids = [piece for i, piece in enumerate(read["input_ids"]) if i not in cut]
+    return ids + [tokenizer.eos_token_id]
+
+
+def generate(passages, language, **how):
+    rows = [prompt(passage, language) for passage in passages]
+    inputs = tokenizer.pad({{"input_ids": rows}}, return_tensors="pt")
+    written = model.generate(**inputs, max_new_tokens=spec["target_length"], **how)
+    return tokenizer.batch_decode(written, skip_special_tokens=True)
+
+
+questions = generate(["It is here."], "Swahili", num_beams=1, do_sample=False)"""
+
+
+def loading(model: Model, layout: str) -> str:
     """Write how to load an export, in Markdown.
 
     Args:
-      model: the retriever.
+      model: the model; of a cross-encoder or a generator, the layout is ``transformers``.
       layout: one of ``exports.LAYOUTS``.
 
     Returns:
       Sentences and fenced Python, which is run in the directory of the export.
     """
+    if not isinstance(model, LoadedRetriever):
+        code = _CROSS_ENCODER if isinstance(model, LoadedCrossEncoder) else _GENERATOR
+        return _fenced(code, ".")
     dense = isinstance(model.spec, Dense)
     here = "query" if model.passage else "."
     codes = {
@@ -190,5 +272,8 @@ def loading(model: LoadedRetriever, layout: str) -> str:
             "`query/` encodes queries and `passage/` passages: two models, each loaded as below."
             "\n\n"
         )
-    fenced = [f"```python\n{code.format(directory=here)}\n```" for code in codes]
-    return towers + "\n\n".join(fenced)
+    return towers + "\n\n".join(_fenced(code, here) for code in codes)
+
+
+def _fenced(code: str, directory: str) -> str:
+    return f"```python\n{code.format(directory=directory)}\n```"
