@@ -15,19 +15,20 @@ quickstart: $(VENV)/.base
 test: $(VENV)/.$(EXTRAS)
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
-test-slow: $(VENV)/.$(EXTRAS)
+test-slow: $(VENV)/.notebook
 	$(BIN)/python -m pytest -m slow
 
 # Other libraries load our exports, each in an environment of its own: their pins exclude each other.
 INTEROP := $(VENV)/interop
 CHECK := tests/interop/check.py $(INTEROP)/models
-test-interop: $(VENV)/.onnx $(addprefix $(INTEROP)/,$(addsuffix /.ready,\
+test-interop: $(VENV)/.libraries $(addprefix $(INTEROP)/,$(addsuffix /.ready,\
     sentence-transformers-5 pylate colbert))
 	$(BIN)/python -m tests.interop.write $(INTEROP)/models
 	$(INTEROP)/sentence-transformers-5/bin/python $(CHECK) sentence-transformers transformers
 	$(INTEROP)/pylate/bin/python $(CHECK) pylate sentence-transformers
 	$(INTEROP)/colbert/bin/python $(CHECK) colbert-ai
 	$(BIN)/python $(CHECK) "sentence-transformers 6" transformers onnxruntime
+	$(BIN)/python -m tests.interop.mteb_task
 
 # A short run and the step on simulated devices, without torch: for new versions of Python and JAX.
 smoke: $(VENV)/.smoke
@@ -40,6 +41,7 @@ lint: $(VENV)/.$(EXTRAS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck launch/*.sh
 
 clean:
 	rm -rf $(VENV) build *.egg-info
@@ -60,8 +62,12 @@ $(VENV)/.$(EXTRAS): pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
 	touch $@
 
-$(VENV)/.onnx: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS),onnx]"
+$(VENV)/.notebook: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS),notebook]"
+	touch $@
+
+$(VENV)/.libraries: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS),onnx,mteb]"
 	touch $@
 
 $(INTEROP)/%/.ready: tests/interop/environments/%.txt

@@ -1,0 +1,90 @@
+"""Search with an exported run in another library, and compare its best ten passages with ours.
+
+``python tests/interop/top_ten.py write RUN DIRECTORY`` exports the late-interaction model of a
+quickstart run and searches with it; ``python tests/interop/top_ten.py check DIRECTORY LIBRARY``,
+in an environment with that library and without this one, does the same there. Exit status 1 if a
+query has other passages, apart from those whose scores are nearer than 1e-4.
+"""
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+_DEPTH, _QUESTIONS, _TIE = 10, 100, 1e-4
+
+
+def write(run, directory):
+    """Export, and note the texts and our rankings."""
+    from clir_jax.data.collections import AtlasRetrieval
+    from clir_jax.evaluation.retrieval import load_encoder, nearest, saved_at
+    from clir_jax.models.exports import export
+    from clir_jax.models.formats import load_retriever
+
+    config = json.loads((run / "config.json").read_text())
+    collections = config["stages"][-1]["evaluate"]["collections"]
+    directory.mkdir(parents=True)
+    for remark in export(load_retriever(saved_at(str(run))), "pylate", directory / "model", "it"):
+        print(f"note: {remark}")
+    encoder, found = load_encoder(str(run)), {}
+    for language in collections:
+        opened = AtlasRetrieval(language, "test", "atlas").open(".")
+        asked = opened.queries[:_QUESTIONS]
+        blocks = encoder.passages(opened.passages)
+        scores, rows = nearest(encoder.queries(asked), blocks, _DEPTH, encoder.mesh)
+        found[language] = {"queries": asked, "rows": rows.tolist(), "scores": scores.tolist()}
+    texts = {"passages": opened.passages, "languages": found}
+    (directory / "texts.json").write_text(json.dumps(texts))
+    return 0
+
+
+def sentence_transformers(directory, queries, passages):
+    """Scores ``[Q, P]`` of sentence-transformers 6."""
+    from sentence_transformers import MultiVectorEncoder
+
+    model = MultiVectorEncoder(str(directory), device="cpu")
+    return model.similarity(model.encode_query(queries), model.encode_document(passages)).numpy()
+
+
+def pylate(directory, queries, passages):
+    """Scores ``[Q, P]`` of PyLate."""
+    import numpy as np
+    from pylate import models, rank
+
+    model = models.ColBERT(str(directory), device="cpu")
+    asked = model.encode(queries, is_query=True)
+    read = model.encode(passages, is_query=False)
+    scores = np.zeros((len(queries), len(passages)))
+    for row, query in enumerate(asked):
+        for found in rank.rerank([list(range(len(passages)))], [query], [read])[0]:
+            scores[row, found["id"]] = found["score"]
+    return scores
+
+
+def check(directory, name):
+    """Print a row for each language; exit status 1 if one is not the same."""
+    texts = json.loads((directory / "texts.json").read_text())
+    search = {"sentence-transformers": sentence_transformers, "pylate": pylate}[name]
+    asked = [query for ours in texts["languages"].values() for query in ours["queries"]]
+    every = search(directory / "model", asked, texts["passages"])
+    wrong = 0
+    for language, ours in texts["languages"].items():
+        own, every = every[: len(ours["queries"])], every[len(ours["queries"]) :]
+        same = tied = 0
+        most = 0.0
+        for theirs, rows, scores in zip(own, ours["rows"], ours["scores"], strict=True):
+            order = (-theirs).argsort(kind="stable")[:_DEPTH]
+            same += order.tolist() == rows
+            # The n-th best of ours has the n-th best score there.
+            tied += bool((abs(theirs[rows] - theirs[order]) <= _TIE).all())
+            most = max(most, float(abs(theirs[rows] - scores).max()))
+        count = len(ours["queries"])
+        wrong += tied < count
+        cells = f"{same} of {count} | {tied} of {count} | {most:.1e}"
+        print(f"| {name} {version(name)} | {language} | {cells} |", flush=True)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    command, place, other = sys.argv[1:]
+    sys.exit(write(Path(place), Path(other)) if command == "write" else check(Path(place), other))
