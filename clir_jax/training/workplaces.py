@@ -111,7 +111,7 @@ class Works:
 
     def _directory(self, position: Position, name: str | FromStage) -> Path:
         with naming(f"stages.{position.item.name}"):
-            return hub.resolve(self._itinerary.model(position, name))
+            return hub.locate(self._itinerary.model(position, name))
 
     def _print(self, position: Position, name: str) -> str:
         return content_print(self._itinerary.directory(self._itinerary.artifact(position, name)))
