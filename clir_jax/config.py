@@ -33,6 +33,8 @@ from clir_jax.config_works import EncodeTeacher, Generate, Mine, Score, Work
 from clir_jax.data.collections import BitextPairs
 from clir_jax.data.gold_alignment import GoldAlignment
 from clir_jax.models.cross_encoder import CrossEncoder
+from clir_jax.models.generator import Generator
+from clir_jax.models.t5_config import T5Config
 from clir_jax.objectives.base import Ask, Objective
 
 __all__ = [
@@ -193,7 +195,22 @@ class Stage(Checked):
                 f"stage {self.name}: init=Scratch(...) and vocabulary=TrainVocabulary(...) go "
                 "together, and it has one of them; a pretrained model takes ReplaceVocabulary(...)"
             )
+        self._check_generator()
         self._check_evaluations()
+
+    def _check_generator(self) -> None:
+        generator = isinstance(self.model, Generator)
+        if isinstance(self.init, Scratch) and generator != isinstance(self.init.encoder, T5Config):
+            wanted = "a T5Config" if generator else "an EncoderConfig"
+            raise ValueError(
+                f"stage {self.name}: init is Scratch of {type(self.init.encoder).__name__}, and "
+                f"its model is {type(self.model).__name__}; give it {wanted}"
+            )
+        if generator and isinstance(self.vocabulary, ReplaceVocabulary):
+            raise ValueError(
+                f"stage {self.name}: vocabulary is ReplaceVocabulary, and a generator writes with "
+                "the vocabulary that it was trained with; leave it out"
+            )
 
     def _check_evaluations(self) -> None:
         evaluate = self.evaluate
@@ -214,10 +231,11 @@ class Stage(Checked):
             for name, collection in (evaluate.collections if evaluate is not None else {}).items()
             if isinstance(collection, BitextPairs | GoldAlignment)
         ]
-        if isinstance(self.model, CrossEncoder) and embedded:
+        if isinstance(self.model, CrossEncoder | Generator) and embedded:
+            what = "cross-encoder" if isinstance(self.model, CrossEncoder) else "generator"
             raise ValueError(
                 f"stage {self.name}: evaluate.collections has {named(embedded)}, which compares "
-                "vectors, and a cross-encoder makes none; leave it out"
+                f"vectors, and a {what} makes none; leave it out"
             )
 
 

@@ -21,12 +21,14 @@ from clir_jax.data.hub_datasets import HubDataset
 from clir_jax.data.ir import IRDataset
 from clir_jax.data.languages import InLanguages
 from clir_jax.data.rankings import Beir, RankingJSONL, TriplesTSV
-from clir_jax.data.sources import Atlas, Mixture, TextLines
+from clir_jax.data.sources import Atlas, CorpusJSONL, Mixture, TextLines
 from clir_jax.data.tfds import TFDS
 from clir_jax.evaluation.metrics import ALIGNMENT_METRICS, BITEXT_METRICS, metric_name
 from clir_jax.models.cross_encoder import CrossEncoder
 from clir_jax.models.encoder import EncoderConfig
+from clir_jax.models.generator import Generator
 from clir_jax.models.retriever import Dense, LateInteraction
+from clir_jax.models.t5_config import T5Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +75,14 @@ Source = (
     | TFDS
     | HubDataset
     | TextLines
+    | CorpusJSONL
     | Atlas
     | InLanguages
     | Mixture
     | Artifact
 )
 Collection = Retrieval | IRDatasetRetrieval | AtlasRetrieval | BitextRetrieval
-Model = Dense | LateInteraction | CrossEncoder
+Model = Dense | LateInteraction | CrossEncoder | Generator
 # What is not retrieval has metrics of its own.
 _METRICS_OF: Mapping[type, tuple[str, ...]] = {
     BitextPairs: BITEXT_METRICS,
@@ -102,9 +105,13 @@ class FromStage(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class Scratch(Checked):
-    """A model with random weights; ``vocab_size`` follows the stage's vocabulary."""
+    """A model with random weights; its vocabulary's size and tokens follow the stage's vocabulary.
 
-    encoder: EncoderConfig
+    Args:
+      encoder: its encoder; of a generator, its T5.
+    """
+
+    encoder: EncoderConfig | T5Config
 
 
 @dataclasses.dataclass(frozen=True)

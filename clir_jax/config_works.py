@@ -5,8 +5,9 @@ import math
 from typing import Literal
 
 from clir_jax.config_parts import Collection, FromStage, Source
-from clir_jax.config_types import Checked, require, require_name, walk
+from clir_jax.config_types import Checked, named, require, require_name, walk
 from clir_jax.data.languages import InLanguages
+from clir_jax.models.generator import Beam, Greedy, Sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,17 +178,72 @@ class Score(_Work):
 
 @dataclasses.dataclass(frozen=True)
 class Generate(_Work):
-    """Write ``each`` questions in each of ``languages`` for every passage of ``corpus``."""
+    r"""Write ``each`` questions in each of ``languages`` for every passage of ``corpus``.
+
+    What is written are rankings: the questions of one passage, one in each language, with the
+    passage as the positive. They are not translations of each other. Left out, and counted, are
+    records with a question that is empty, that was written before in its language, or that does not
+    find its passage again: a **round trip**, in which ``round_trip`` searches the corpus and has
+    the passage among the first ``round_trip_depth``.
+
+    Args:
+      name: of the artifact.
+      model: the generator.
+      corpus: the passages.
+      languages: of the questions; the first is the language of the rankings. One that the generator
+        was not trained for is written in too, with a warning.
+      each: records a passage.
+      sample: passages to write for, a fixed random choice; None writes for all. A round trip
+        searches all.
+      decoding: how questions are written; ``each`` above 1 wants ``Sample``.
+      round_trip: a retriever, or ``"bm25"``; None searches nothing.
+      round_trip_depth: ranks that count as found.
+      round_trip_languages: those whose questions must be found, because BM25, for instance, finds
+        little for a question in another language than the passages'; None for all of ``languages``,
+        ``()`` for none. The share that is found is told of every language.
+
+    References:
+      Alberti et al., Synthetic QA Corpora Generation with Roundtrip Consistency, ACL 2019,
+      arXiv:1906.05416; Zhuang et al., Bridging the Gap Between Indexing and Retrieval for
+      Differentiable Search Index with Query Generation, 2022, arXiv:2206.10128 (10 questions a
+      passage and language, drawn from the 10 likeliest tokens).
+    """
 
     model: str | FromStage
     corpus: Source | Collection
     languages: tuple[str, ...]
     each: int = 1
+    sample: int | None = None
+    decoding: Greedy | Beam | Sample = dataclasses.field(default_factory=lambda: Sample(top_k=10))
+    round_trip: str | FromStage | None = None
+    round_trip_depth: int = 10
+    round_trip_languages: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(bool(self.languages), f"work {self.name}: languages", (), "at least one language")
-        require(self.each >= 1, f"work {self.name}: each", self.each, "at least 1")
+        where = f"work {self.name}"
+        require(bool(self.languages), f"{where}: languages", (), "at least one language")
+        distinct = len(set(self.languages)) == len(self.languages)
+        require(distinct, f"{where}: languages", self.languages, "different languages")
+        for name in ("each", "sample", "round_trip_depth"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{where}: {name}", value, "at least 1")
+        if self.each > 1 and not isinstance(self.decoding, Sample):
+            raise ValueError(
+                f"{where}: each is {self.each}, and {type(self.decoding).__name__} writes the same "
+                "question every time; set decoding to Sample(...), or each to 1"
+            )
+        if self.round_trip is None and self.round_trip_languages is not None:
+            raise ValueError(
+                f"{where}: round_trip_languages is {self.round_trip_languages}, and nothing is "
+                "searched; name a retriever as round_trip, or leave it out"
+            )
+        for language in self.round_trip_languages or ():
+            if language not in self.languages:
+                raise ValueError(
+                    f"{where}: round_trip_languages has {language!r}, and questions are written in "
+                    f"{named(self.languages)}; write some of these"
+                )
 
 
 @dataclasses.dataclass(frozen=True)

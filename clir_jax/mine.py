@@ -3,8 +3,9 @@
 import argparse
 import functools
 from collections.abc import Sequence
+from typing import Any
 
-from clir_jax.command import Parser, carry_out, new_file
+from clir_jax.command import SAVED, Parser, carry_out, new_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,10 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _add_data(parser: Parser) -> None:
     add = parser.add_argument
-    add("--model", required=True, help="a run, a directory that clir_jax saved, or bm25")
+    add("--model", required=True, help=f"a retriever: {SAVED}; or bm25")
     add("--corpus", required=True, help="JSON lines with _id, title and text")
-    add("--queries", required=True, help="id<TAB>text, or JSON lines")
-    add("--qrels", required=True, help="TREC or BEIR judgements; relevant is above 0")
+    add("--queries", help="id<TAB>text, or JSON lines")
+    add("--qrels", help="TREC or BEIR judgements; relevant is above 0")
+    add(
+        "--rankings",
+        metavar="FILE",
+        help="JSON lines, as clir_jax.generate writes them, in the place of these two",
+    )
     add("--output", required=True, metavar="FILE", help="JSON lines; RankingJSONL reads them")
     add("--language", default="en", help="of the queries")
     add("--query-column", type=int, default=1, help="which column after the id is the text")
@@ -61,10 +67,30 @@ def _add_choice(parser: Parser) -> None:
 
 def _mine(given: argparse.Namespace) -> int:
     from clir_jax.config import Mine
+
+    output = new_file(given.output)
+    data = _rankings(given) if given.rankings else _judged(given)
+    options = {f: getattr(given, f) for f in Mine.__dataclass_fields__ if hasattr(given, f)}
+    options = {name: value for name, value in options.items() if name not in ("model", "corpus")}
+    kinds = options.get("hard", 0) + options.get("semi_hard", 0)
+    if kinds:
+        options.setdefault("negatives", kinds)
+    work = Mine("negatives", given.model, *data, **options)
+    # Imported late: --help and mistakes in the options need none of it.
+    from clir_jax.training.alone import write_records
+
+    write_records("mine", work, output, given.seed)
+    return 0
+
+
+def _judged(given: argparse.Namespace) -> tuple[Any, Any]:
+    """Questions of a judged collection, and its passages."""
     from clir_jax.data.collections import Retrieval
     from clir_jax.data.rankings import Beir
 
-    output = new_file(given.output)
+    for name in ("queries", "qrels"):
+        if getattr(given, name) is None:
+            raise ValueError(f"--{name} is missing; write --queries and --qrels, or --rankings")
     files = (given.corpus, given.queries, given.qrels, given.language, given.query_column)
     translations: dict[str, str | int] = {}
     for text in given.translation:
@@ -75,23 +101,29 @@ def _mine(given: argparse.Namespace) -> int:
             )
         translations[language] = place
     bad = given.on_bad_record
-    options = {f: getattr(given, f) for f in Mine.__dataclass_fields__ if hasattr(given, f)}
-    options = {name: value for name, value in options.items() if name not in ("model", "corpus")}
-    kinds = options.get("hard", 0) + options.get("semi_hard", 0)
-    if kinds:
-        options.setdefault("negatives", kinds)
-    work = Mine(
-        "negatives",
-        given.model,
+    return (
         Beir(*files, translations=translations, on_bad_record=bad),
         Retrieval(*files, on_bad_record=bad),
-        **options,
     )
-    # Imported late: --help and mistakes in the options need none of it.
-    from clir_jax.training.alone import write_records
 
-    write_records("mine", work, output, given.seed)
-    return 0
+
+def _rankings(given: argparse.Namespace) -> tuple[Any, Any]:
+    """Rankings in one file, and the passages to search."""
+    from clir_jax.data.rankings import RankingJSONL
+    from clir_jax.data.sources import CorpusJSONL
+
+    for name, value in (("queries", given.queries), ("qrels", given.qrels)):
+        if value is not None:
+            raise ValueError(f"--rankings brings what --{name} says too; leave one of them out")
+    if given.translation:
+        raise ValueError(
+            "--translation: the lines of --rankings bring their translations; leave it out"
+        )
+    bad = given.on_bad_record
+    return (
+        RankingJSONL(given.rankings, given.language, on_bad_record=bad),
+        CorpusJSONL(given.corpus, on_bad_record=bad),
+    )
 
 
 def _translation(text: str) -> tuple[str, str | int]:

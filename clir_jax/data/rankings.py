@@ -1,6 +1,7 @@
 """Sources of rankings: judged collections, triples, and lists with scores."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from clir_jax.data.opened import RankingKeys, RankingRecords
 from clir_jax.data.reading import DataError, Intake, is_blank
 from clir_jax.data.tables import Table, json_kind, open_lines, open_tsv, parse_object, text_key
 
+_SHARE_SEED = 0
 _Row = tuple[Mapping[str, str], tuple[str, ...], tuple[float, ...] | None]
 
 
@@ -26,6 +28,11 @@ class Beir:
       query_column: the column of ``queries`` with the text, counted from 1 after the id.
       translations: the queries in other languages: another file of the same ids, or another column.
       on_bad_record: "error" stops at the first bad line; "skip" leaves it out and counts it.
+      share: of the queries that are read, a fixed random choice; a smaller share is part of a
+        larger one.
+
+    Raises:
+      ValueError: if the language is named twice, or the share is out of range.
     """
 
     corpus: str
@@ -35,8 +42,13 @@ class Beir:
     query_column: int = 1
     translations: Mapping[str, str | int] = dataclasses.field(default_factory=dict)
     on_bad_record: str = "error"
+    share: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(
+                f"Beir.share is {self.share}; write a number above 0 and at most 1, which reads all"
+            )
         if self.language in self.translations:
             raise ValueError(
                 f"Beir.translations has {self.language!r}, the language; name other languages "
@@ -63,6 +75,10 @@ class Beir:
         qrels = read_qrels(data_root, self.qrels, queries.rows, corpus.rows, intake)
         qrels = self._answerable(qrels, asked, intake)
         intake.leave_out("query without a relevant passage", len(queries.rows) - len(qrels))
+        kept = math.ceil(self.share * len(qrels))
+        drawn = set(np.random.default_rng(_SHARE_SEED).permutation(len(qrels))[:kept].tolist())
+        intake.leave_out("beyond share", len(qrels) - kept)
+        qrels = {query: own for n, (query, own) in enumerate(qrels.items()) if n in drawn}
         return _judged_records(corpus, asked, qrels, intake, self.qrels)
 
     def files(self) -> tuple[str, ...]:

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int
 from tokenizers import Encoding, Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from clir_jax.files import read_json
-from clir_jax.models.tokenizer import write_tokenizer
+from clir_jax.models.tokenizer import TextTokenizer, write_tokenizer
 
 _CUSTOMARY = {"eos": "</s>", "pad": "<pad>", "unk": "<unk>"}
 
@@ -69,6 +70,26 @@ class GeneratorTokenizer:
     def save(self, directory: str | Path) -> None:
         """Write the files that ``transformers.AutoTokenizer`` reads, into an existing directory."""
         write_tokenizer(directory, self.backend, self.special)
+
+
+def generator_tokenizer(tokenizer: TextTokenizer | GeneratorTokenizer) -> GeneratorTokenizer:
+    """Read an encoder's tokenizer as a generator's: what ends a text there ends it here.
+
+    Args:
+      tokenizer: BERT's, whose ``[SEP]`` becomes the end token; a generator's stays what it is.
+
+    Returns:
+      The tokenizer; it does not frame texts with ``[CLS]`` and ``[SEP]``.
+    """
+    if isinstance(tokenizer, GeneratorTokenizer):
+        return tokenizer
+    special = {"eos": tokenizer.special["sep"]}
+    special |= {role: tokenizer.special[role] for role in ("pad", "unk")}
+    own = tokenizer.copy().backend
+    own.post_processor = TemplateProcessing(
+        single=f"$A {special['eos']}", special_tokens=[(special["eos"], tokenizer.id("sep"))]
+    )
+    return GeneratorTokenizer(own, special)
 
 
 def load_generator_tokenizer(path: str | Path) -> GeneratorTokenizer:

@@ -14,6 +14,7 @@ from clir_jax.objectives.rankings import (
     EXCLUDED,
     OnRankings,
     in_batch_candidates,
+    listwise,
     mean_over,
     negatives,
     relevance,
@@ -155,9 +156,4 @@ class ListwiseSoftmax(OnRankings):
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Cross-entropy of the positive; metric ``accuracy``: how many queries rank it first."""
         given = jnp.asarray(cast(Scores, student["relevance"]).values)
-        ids, known = (batch.labels[f"ranking.{name}"] for name in ("passage_ids", "known"))
-        candidates = negatives(ids, known).at[:, 0].set(True)
-        logits = jnp.where(candidates, given / self.temperature, EXCLUDED)
-        loss = weighted_mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0], batch.weight)
-        correct = (logits[:, 0] >= logits.max(axis=1)).astype(loss.dtype)
-        return loss, {"accuracy": weighted_mean(correct, batch.weight)}
+        return listwise(given, batch, self.temperature)

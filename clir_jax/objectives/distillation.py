@@ -7,11 +7,13 @@ from typing import cast
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from clir_jax.models.requests import Embeddings, Output, Scores
+from clir_jax.models.requests import Embeddings, Output, Scores, TokenScores
 from clir_jax.objectives.base import Ask, Batch, weighted_mean
 from clir_jax.objectives.rankings import (
     OnRankings,
+    likelihood,
     log_distribution,
+    log_likelihood,
     mean_over,
     present,
     query_field,
@@ -19,7 +21,7 @@ from clir_jax.objectives.rankings import (
     scores,
 )
 
-_TEACHERS = ("retriever", "cross_encoder", "stored")
+_TEACHERS = ("retriever", "cross_encoder", "generator", "stored")
 _SIMILARITIES = ("cosine", "l2")
 
 
@@ -50,8 +52,12 @@ class _ScoreDistillation(OnRankings):
     @property
     def teacher(self) -> Mapping[str, Ask]:
         """The query in the teacher's language, and its passages; nothing where it is stored."""
+        name = type(self).__name__
         if self.teacher_kind == "cross_encoder":
-            return {"relevance": relevance(type(self).__name__, self.teacher_query)}
+            return {"relevance": relevance(name, self.teacher_query)}
+        if self.teacher_kind == "generator":
+            text = query_field(name, "teacher_query", self.teacher_query)
+            return {"likelihood": likelihood(text, "ranking.passages")}
         return {} if self.teacher_kind == "stored" else self._asks(self.teacher_query)
 
     @property
@@ -75,6 +81,9 @@ class _ScoreDistillation(OnRankings):
         if self.teacher_kind == "cross_encoder":
             told = cast(Scores, teacher["relevance"])
             return ours, jnp.asarray(told.values).astype(ours.dtype), real
+        if self.teacher_kind == "generator":
+            theirs = log_likelihood(cast(TokenScores, teacher["likelihood"]))
+            return ours, theirs.astype(ours.dtype), real
         if "ranking.scores" not in batch.labels:
             raise ValueError(
                 f'{type(self).__name__}: teacher_kind is "stored" and the records of the source '
@@ -108,18 +117,24 @@ class RelevanceDistillation(_ScoreDistillation):
     Translate-Distill) is this objective on rankings whose ``queries`` hold the translation beside
     the English question.
 
+    **QuiCK** distils a query generator, whose score of a passage is the mean log-likelihood of the
+    question's tokens: ask it in the step, with ``teacher_query="query"``, or let ``Score`` store
+    its scores. That it teaches a dual encoder by distillation is verified; the direction of the
+    divergence and the mean are not, and are our choice.
+
     Args:
       student_query: what the student reads: ``"query"``, the language that the data choose for each
         record, or ``"query.sw"``, one language.
       teacher_query: what the teacher reads; English by default.
-      teacher_kind: ``"retriever"`` or ``"cross_encoder"``, a teacher that is asked in the step; or
-        ``"stored"``, the scores that records bring, for which no teacher is asked.
+      teacher_kind: ``"retriever"``, ``"cross_encoder"`` or ``"generator"``, a teacher that is asked
+        in the step; or ``"stored"``, the scores that records bring, for which no teacher is asked.
       similarity: ``"cosine"``, MaxSim as it is; or ``"l2"``, minus the squared distance of unit
         vectors, :math:`\sum_i \max_j (2 \cos_{ij} - 2)`. It ranks alike and doubles every
         difference, so that l2 at temperature 2 is cosine at 1 (up to the factor :math:`T^2`).
-        Stored scores and a cross-encoder's are taken as they are.
+        Stored scores, a cross-encoder's and a generator's are taken as they are.
       temperature: of both models.
-      teacher_temperature: of the teacher alone; None takes ``temperature``.
+      teacher_temperature: of the teacher alone; None takes ``temperature``. Means of
+        log-likelihoods lie close together: UMR divides them by 0.1.
       in_batch: compare over every passage of the batch, each once, instead of the query's own list.
 
     Example:
@@ -131,7 +146,9 @@ class RelevanceDistillation(_ScoreDistillation):
 
     References:
       Li et al., Learning Cross-Lingual IR from an English Retriever (Dr.DECR), NAACL 2022,
-      arXiv:2112.08185; Yang et al., Translate-Distill, ECIR 2024, arXiv:2401.04810.
+      arXiv:2112.08185; Yang et al., Translate-Distill, ECIR 2024, arXiv:2401.04810; Ren et al.,
+      Empowering Dual-Encoder with Query Generator for Cross-Lingual Dense Retrieval (QuiCK), EMNLP
+      2022, arXiv:2303.14991.
 
     Differences from the paper:
       Dr.DECR's list is one positive and one negative, and its T is 2; here it may have any length.

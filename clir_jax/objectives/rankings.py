@@ -6,12 +6,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from clir_jax.models.requests import Embeddings, EncodePassage, EncodeQuery, Relevance
-from clir_jax.objectives.base import Ask, ModelFacts, weighted_mean
+from clir_jax.models.requests import (
+    Embeddings,
+    EncodePassage,
+    EncodeQuery,
+    Likelihood,
+    Relevance,
+    TokenScores,
+)
+from clir_jax.objectives.base import Ask, Batch, ModelFacts, weighted_mean
 from clir_jax.ops.maxsim import maxsim, maxsim_lists
 
 EXCLUDED = -1e9
 """The score of what is not a candidate; finite, so that its gradient is 0 and not NaN."""
+REDUCTIONS = ("mean", "sum")
+"""How the log-likelihoods of a question's tokens become one score."""
 
 
 class OnRankings:
@@ -45,6 +54,29 @@ class OnRankings:
 def relevance(objective: str, field: str) -> Ask:
     """Ask how relevant each passage of the list is to a question, read as ``query_field`` says."""
     return Ask(Relevance, (query_field(objective, "query", field), "ranking.passages"))
+
+
+def likelihood(target: str, given: str) -> Ask:
+    """Ask how likely a text is, written in its language, given another text or each of a list.
+
+    Args:
+      target: ``"ranking.query"``, ``"bitext.other"``.
+      given: ``"ranking.passages"``, ``"bitext.english"``.
+
+    Returns:
+      The ask; its third text is the language of the first.
+    """
+    source, _, field = target.partition(".")
+    return Ask(Likelihood, (target, given, f"{source}.language.{field}"))
+
+
+def log_likelihood(told: TokenScores, reduction: str = "mean") -> Float[Array, "*batch"]:
+    """A generator's score of each text: the mean, or the sum, of its tokens' log-probabilities."""
+    total = jnp.asarray(told.log_probs).sum(axis=-1)  # 0 outside the mask
+    if reduction == "sum":
+        return total
+    count = jnp.asarray(told.mask).sum(axis=-1)
+    return total / jnp.maximum(count, 1).astype(total.dtype)
 
 
 def query_field(objective: str, option: str, field: str) -> str:
@@ -141,6 +173,28 @@ def negatives(passage_ids: Int[Array, "B N"], known: Int[Array, "B K"]) -> Bool[
     """Which passages of each list are there and are not known to be relevant."""
     relevant = jnp.any(passage_ids[:, :, None] == known[:, None, :], axis=-1)
     return (passage_ids >= 0) & ~relevant & (passage_ids != passage_ids[:, :1])
+
+
+def listwise(
+    given: Float[Array, "B N"], batch: Batch, temperature: float
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Cross-entropy of each list's positive, and ``accuracy``: how many lists score it highest.
+
+    Args:
+      given: ``[B, N]`` scores, the positive's first.
+      batch: says which of the others are there and are not known to be relevant.
+      temperature: divides scores.
+
+    Returns:
+      The loss and the metric.
+    """
+    ids, known = (jnp.asarray(batch.labels[f"ranking.{n}"]) for n in ("passage_ids", "known"))
+    weight = jnp.asarray(batch.weight)
+    candidates = negatives(ids, known).at[:, 0].set(True)
+    logits = jnp.where(candidates, given / temperature, EXCLUDED)
+    loss = weighted_mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0], weight)
+    correct = (logits[:, 0] >= logits.max(axis=1)).astype(loss.dtype)
+    return loss, {"accuracy": weighted_mean(correct, weight)}
 
 
 def log_distribution(

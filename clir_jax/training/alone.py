@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from clir_jax.config import Mine, Score
+from clir_jax.config import Generate, Mine, Score
 from clir_jax.evaluation.retrieval import saved_at
 from clir_jax.files import replacing
 from clir_jax.mesh import make_mesh
@@ -17,7 +17,7 @@ from clir_jax.training.logging import WorkLog
 from clir_jax.training.works import carry_out
 
 
-def write_records(label: str, work: Mine | Score, output: Path, seed: int = 0) -> None:
+def write_records(label: str, work: Mine | Score | Generate, output: Path, seed: int = 0) -> None:
     """Carry out a work on all devices, and publish its records once they are whole.
 
     What is unfinished lies beside the output; the same call goes on with it.
@@ -40,7 +40,7 @@ def write_records(label: str, work: Mine | Score, output: Path, seed: int = 0) -
             progress=log.progress,
             open_source=lambda source: source.open("."),
             load_model=lambda name, _: on_mesh(load_model(saved_at(str(name))), mesh),
-            model_directory=lambda name: hub.resolve(saved_at(str(name))),
+            model_directory=lambda name: hub.locate(saved_at(str(name))),
             artifact_print=_no_artifact,
         )
         carry_out(work, place)

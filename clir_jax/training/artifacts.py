@@ -223,17 +223,37 @@ def write_rankings(
         None) of each.
       progress: told the records that are done.
     """
-    language, total, path = records.languages[0], len(records), directory / RECORDS
+    language = records.languages[0]
+
+    def lines(rows: range) -> Iterator[str]:
+        read: list[Any] = [records[row] for row in rows]
+        for record, (negatives, scores) in zip(read, lists(read, rows), strict=True):
+            yield _line(record, language, negatives, scores)
+
+    write_blocks(directory / RECORDS, len(records), block, lines, progress)
+
+
+def write_blocks(
+    path: Path,
+    total: int,
+    block: int,
+    lines: Callable[[range], Iterable[str]],
+    progress: Progress,
+) -> None:
+    """Write lines, block by block, behind the last whole block that is there.
+
+    Args:
+      path: of the file.
+      total: lines.
+      block: lines of a block.
+      lines: gives those of these numbers.
+      progress: told the lines that are done.
+    """
     for start in range(_cut(path, total, block), total, block):
         progress(start, total)
-        rows = range(start, min(start + block, total))
-        read: list[Any] = [records[row] for row in rows]
-        lines = [
-            _line(record, language, negatives, scores)
-            for record, (negatives, scores) in zip(read, lists(read, rows), strict=True)
-        ]
+        text = "".join(lines(range(start, min(start + block, total))))
         with open(path, "ab") as file:
-            file.write("".join(lines).encode())
+            file.write(text.encode())
     progress(total, total)
 
 
@@ -246,6 +266,11 @@ def written_lines(directory: Path) -> Iterator[dict[str, Any]]:
 def model_print(directory: Path) -> str:
     """A hash of all files of a model."""
     return _digest(f"{p.relative_to(directory)} {_file_print(p)}" for p in _files(directory))
+
+
+def searcher_print(model: str | FromStage, place: Workplace) -> str:
+    """A hash of a retriever's files, or ``"bm25"``."""
+    return "bm25" if model == "bm25" else model_print(place.model_directory(model))
 
 
 def source_print(source: Source | Collection, place: Workplace) -> str:

@@ -17,11 +17,18 @@ from clir_jax.config_files import ConfigError, naming
 from clir_jax.config_types import mapped, walk
 from clir_jax.data.reading import DataError, find_files
 from clir_jax.mesh import make_mesh, shardings
-from clir_jax.models import hub
 from clir_jax.models.cross_encoder import CrossEncoder
-from clir_jax.models.encoder import EncoderConfig
+from clir_jax.models.generator import Generator
 from clir_jax.objectives.base import ModelFacts
-from clir_jax.training.kinds import CROSS_ENCODER, Spec, abstract, facts, kind_of
+from clir_jax.training.kinds import (
+    CROSS_ENCODER,
+    GENERATOR,
+    Backbone,
+    Spec,
+    abstract,
+    facts,
+    kind_of,
+)
 from clir_jax.training.optimizer import make_optimizer
 from clir_jax.training.positions import Position, positions
 from clir_jax.training.supported import check_tasks, refuse_unsupported
@@ -44,7 +51,7 @@ def check(run: Run, *, data_required: bool) -> int:
     console = Console(highlight=False, soft_wrap=True, markup=False)
     # One device: what is checked does not depend on how many there are.
     mesh = make_mesh(devices=jax.devices()[:1])
-    encoders: dict[str, EncoderConfig] = {}
+    encoders: dict[str, Backbone] = {}
     resized: set[str] = set()
     for position in positions(run):
         if position.round > 1:
@@ -76,7 +83,7 @@ def check(run: Run, *, data_required: bool) -> int:
     return 1 if missing and data_required else 0
 
 
-def _first_round(position: Position, earlier: Mapping[str, EncoderConfig]) -> Stage:
+def _first_round(position: Position, earlier: Mapping[str, Backbone]) -> Stage:
     """The stage with the models in it that its rounds start with, where they come to it first."""
 
     def known(part: Any) -> Any:
@@ -89,7 +96,7 @@ def _first_round(position: Position, earlier: Mapping[str, EncoderConfig]) -> St
     return stage
 
 
-def _build(stage: Stage, run: Run, encoders: Mapping[str, EncoderConfig], mesh: Mesh) -> int:
+def _build(stage: Stage, run: Run, encoders: Mapping[str, Backbone], mesh: Mesh) -> int:
     """Everything of a stage that has a shape; returns the number of parameters."""
     encoder = encoders[stage.name]
     with naming(f"stages.{stage.name}"):
@@ -121,37 +128,40 @@ def _build(stage: Stage, run: Run, encoders: Mapping[str, EncoderConfig], mesh: 
 
 def _refuse_other_kind(stage: Stage, before: Spec) -> None:
     ours, theirs = kind_of(stage.model), kind_of(before)
-    if ours is not theirs and theirs is CROSS_ENCODER:
+    if ours is not theirs and (theirs is CROSS_ENCODER or GENERATOR in (ours, theirs)):
+        wanted = "a T5 or a generator" if ours is GENERATOR else "an encoder or a retriever"
         raise ConfigError(
             f"stages.{stage.name}.init is a {theirs.name}, and its model is a {ours.name}, which "
-            "starts from an encoder or a retriever; name such a model"
+            f"starts from {wanted}; name such a model"
         )
 
 
-def _expected(task: Task, teacher: str, spec: Spec, encoder: EncoderConfig) -> ModelFacts:
+def _expected(task: Task, teacher: str, spec: Spec, encoder: Backbone) -> ModelFacts:
     """A teacher that is no stage is whatever its directory says: here, what it is asked to be."""
     asked = {ask.kind for ask in task.asks(teacher).values()}
-    if asked & set(CROSS_ENCODER.answers):
-        return facts(CrossEncoder(), encoder)
+    for other in (CrossEncoder(), Generator()):
+        if asked & set(kind_of(other).answers):
+            return facts(other, encoder)
     return facts(spec, encoder)
 
 
-def _encoder(stage: Stage, earlier: Mapping[str, EncoderConfig]) -> EncoderConfig:
+def _encoder(stage: Stage, earlier: Mapping[str, Backbone]) -> Backbone:
     init, where = stage.init, f"stages.{stage.name}.init"
     if isinstance(init, FromStage):
         return earlier[init.stage]
     if isinstance(init, Scratch):
         size = getattr(stage.vocabulary, "size", init.encoder.vocab_size)
         return dataclasses.replace(init.encoder, vocab_size=size)
-    if init not in hub.KNOWN_ARCHITECTURES and not Path(init).is_dir():
-        close = difflib.get_close_matches(init, hub.KNOWN_ARCHITECTURES, n=1)
+    kind = kind_of(stage.model)
+    if init not in kind.known and not Path(init).is_dir():
+        close = difflib.get_close_matches(init, kind.known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else "training may find it on the hub"
         raise ConfigError(
             f"{where} is {init!r}, which is no directory here and none of the architectures that "
             f"--check knows without a network; {hint}"
         )
     with naming(where):
-        return hub.load_config(init)
+        return kind.config(init)
 
 
 def _missing(stage: Stage | Work, data_root: str) -> Iterator[str]:

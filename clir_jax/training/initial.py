@@ -23,9 +23,9 @@ from clir_jax.data.collections import Collection as OpenedCollection
 from clir_jax.data.gold_alignment import GoldAlignment, OpenedGold
 from clir_jax.data.records import Bitext, Ranking
 from clir_jax.models import formats, hub
-from clir_jax.models.cross_encoder import CrossEncoder
 from clir_jax.models.formats import LoadedRetriever
-from clir_jax.models.retriever import LateInteraction
+from clir_jax.models.retriever import LateInteraction, RetrieverSpec
+from clir_jax.models.t5_config import T5Config
 from clir_jax.models.tokenizer import TextTokenizer, load_tokenizer
 from clir_jax.models.vocabulary import train_wordpiece, transplant, trim
 from clir_jax.training.kinds import (
@@ -107,7 +107,7 @@ def load_teacher(stage: Stage, name: str) -> LoadedModel:
     if kind_at(hub.locate(name)) is not None:
         return load_model(name, dtype=stage.dtype)
     spec = stage.model
-    if isinstance(spec, CrossEncoder):
+    if not isinstance(spec, RetrieverSpec):
         raise ValueError(
             f"teacher {name}: it is a plain encoder, whose scores nobody has trained; train it in "
             "an earlier stage and name that"
@@ -156,11 +156,14 @@ def _from_scratch(run: Run, stage: Stage, init: Scratch) -> LoadedModel:
     texts = (text for source in vocabulary.sources for text in texts_of(source, run.data_root))
     tokenizer = train_wordpiece(texts, vocabulary.size, lowercase=vocabulary.lowercase)
     tokenizer = kind_of(stage.model).prepared(tokenizer, stage.model)
-    config = dataclasses.replace(
-        init.encoder,
-        vocab_size=tokenizer.size,
-        pad_token_id=tokenizer.id("pad"),
-        dtype=stage.dtype,
+    tokens = {"pad_token_id": tokenizer.id("pad")}
+    if isinstance(init.encoder, T5Config):  # a T5 starts a text with padding
+        tokens |= {
+            "decoder_start_token_id": tokenizer.id("pad"),
+            "eos_token_id": tokenizer.id("eos"),
+        }
+    config: Backbone = dataclasses.replace(
+        init.encoder, vocab_size=tokenizer.size, dtype=stage.dtype, **tokens
     )
     module: Any = kind_of(stage.model).module
     make = jax.jit(lambda: nnx.split(module(stage.model, config, rngs=nnx.Rngs(run.seed)))[1])

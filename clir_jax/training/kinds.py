@@ -6,7 +6,7 @@ them alike.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from clir_jax.data.pairs import PairTokenizer, QuestionTokenizer
 from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.evaluation.reranking import PairScorer
 from clir_jax.mesh import shardings
-from clir_jax.models import cross_encoder_files, formats, generator_files
+from clir_jax.models import cross_encoder_files, formats, generator_files, hub, t5_files
 from clir_jax.models.cross_encoder import CrossEncoder, CrossEncoderModel
 from clir_jax.models.cross_encoder_files import LoadedCrossEncoder, is_cross_encoder
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.generator import Generator, GeneratorModel
 from clir_jax.models.generator_files import LoadedGenerator, is_generator
+from clir_jax.models.generator_tokenizer import generator_tokenizer
 from clir_jax.models.requests import EncodePassage, EncodeQuery, Likelihood, Relevance
 from clir_jax.models.retriever import Dense, LateInteraction, Retriever, RetrieverSpec
 from clir_jax.models.t5_config import T5Config
@@ -54,6 +55,8 @@ class Kind:
       assembled: ``(specification, backbone, graphdef, params, tokenizer)`` gives one in memory.
       reader: what makes requests of texts for one in memory.
       prepared: ``(tokenizer, specification)`` gives the tokenizer with what the kind adds to it.
+      known: backbones that are known without a network.
+      config: ``(name)`` reads what a backbone is, without its weights.
     """
 
     name: str
@@ -67,6 +70,10 @@ class Kind:
     assembled: Callable[..., LoadedModel]
     reader: Callable[[Any], TokenizerLike]
     prepared: Callable[[Any, Any], Any] = lambda tokenizer, spec: tokenizer
+    known: Mapping[str, Backbone] = dataclasses.field(
+        default_factory=lambda: hub.KNOWN_ARCHITECTURES
+    )
+    config: Callable[[str], Backbone] = hub.load_config
 
 
 def _holds_retriever(directory: Path, spec: RetrieverSpec | None) -> bool:
@@ -117,6 +124,9 @@ GENERATOR = Kind(
     generator_files.save_generator,
     LoadedGenerator,
     lambda loaded: QuestionTokenizer(loaded.tokenizer, loaded.spec),
+    lambda tokenizer, spec: generator_tokenizer(tokenizer),
+    t5_files.KNOWN_T5,
+    t5_files.load_t5_config,
 )
 KINDS = (CROSS_ENCODER, GENERATOR, RETRIEVER)
 

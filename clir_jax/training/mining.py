@@ -19,7 +19,7 @@ from clir_jax.training.artifacts import (
     check_finite,
     check_language,
     ensure,
-    model_print,
+    searcher_print,
     source_print,
     write_rankings,
     written_lines,
@@ -56,8 +56,8 @@ def mine(work: Mine, place: Workplace) -> str:
         negative.
     """
     inputs = {
-        "model": _print(work.model, place),
-        "judge": "none" if work.judge is None else _print(work.judge, place),
+        "model": searcher_print(work.model, place),
+        "judge": "none" if work.judge is None else searcher_print(work.judge, place),
         "source": source_print(work.source, place),
         "corpus": source_print(work.corpus, place),
         "seed": str(place.seed),
@@ -129,10 +129,6 @@ def _searcher(
         directory / _UNFINISHED / name,
         lambda told: check_finite(work, model, told),
     )
-
-
-def _print(model: str | FromStage, place: Workplace) -> str:
-    return "bm25" if model == "bm25" else model_print(place.model_directory(model))
 
 
 def _finish(work: Mine, directory: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from clir_jax.config import Mine
+from clir_jax.config import Generate, Mine
 from clir_jax.data.collections import Collection
 from clir_jax.data.reading import DataError
 from clir_jax.data.records import Ranking, Records, Text, read
@@ -31,7 +31,7 @@ class Corpus:
 
     def __init__(self, work: Mine, place: Workplace, records: Records) -> None:
         opened = place.open_source(work.corpus)
-        passages = dict(_titled(work, opened))
+        passages = dict(titled_passages(work, opened))
         self.searched, self.titles = len(passages), list(passages.values())
         if work.other_documents and not any(self.titles):
             raise DataError(
@@ -58,8 +58,16 @@ class Corpus:
         return self.titles[n] if 0 <= n < self.searched else ""
 
 
-def _titled(work: Mine, opened: Any) -> Iterator[tuple[str, str]]:
-    """Texts and titles of the corpus; of equal texts the title of the last."""
+def titled_passages(work: Mine | Generate, opened: Any) -> Iterator[tuple[str, str]]:
+    """Texts and titles of a corpus, blank where there is none.
+
+    Args:
+      work: names the corpus.
+      opened: a collection, text or rankings.
+
+    Raises:
+      DataError: if it is something else.
+    """
     if isinstance(opened, Collection):
         yield from zip(opened.passages, opened.titles or [""] * len(opened.passages), strict=True)
     elif opened.kind is Text:

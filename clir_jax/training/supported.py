@@ -7,7 +7,7 @@ import jax
 from clir_jax.config import FromStage, Generate, Mine, Run, Stage, Task
 from clir_jax.config_files import ConfigError, naming
 from clir_jax.objectives.base import Ask, ModelFacts
-from clir_jax.training.kinds import KINDS, RETRIEVER, kind_of
+from clir_jax.training.kinds import GENERATOR, KINDS, RETRIEVER, Kind, kind_of
 from clir_jax.training.towers import check_towers, passage_tower, refuse_towers, routed
 
 # Rows of the summary and tokenizers go by these names, besides those of teachers.
@@ -30,13 +30,10 @@ def refuse_unsupported(run: Run, shards: int) -> None:
             "start all of them with --coordinator auto"
         )
     for step in run.flat():
-        if isinstance(step, Generate):
-            raise ConfigError(
-                f"stages.{step.name} is Generate, and this version has no query generators; write "
-                "questions of another origin to a file, and read it with RankingJSONL"
-            )
         if isinstance(step, Mine):
-            _refuse_searchers(run, step)
+            _refuse_kinds(run, step, {"model": RETRIEVER, "judge": RETRIEVER})
+        if isinstance(step, Generate):
+            _refuse_kinds(run, step, {"model": GENERATOR, "round_trip": RETRIEVER})
     for stage in run.training_stages():
         where = f"stages.{stage.name}"
         refuse_towers(run, stage)
@@ -103,14 +100,15 @@ def _refuse_kind(ask: Ask, who: str, facts: ModelFacts) -> None:
         )
 
 
-def _refuse_searchers(run: Run, work: Mine) -> None:
+def _refuse_kinds(run: Run, work: Mine | Generate, wanted: Mapping[str, Kind]) -> None:
     kinds = {stage.name: kind_of(stage.model) for stage in run.training_stages()}
-    for name in ("model", "judge"):
+    for name, kind in wanted.items():
         model = getattr(work, name)
-        if isinstance(model, FromStage) and kinds[model.stage] is not RETRIEVER:
+        if isinstance(model, FromStage) and kinds[model.stage] is not kind:
+            lacks = "gives texts no vectors to search" if kind is RETRIEVER else "writes no text"
             raise ConfigError(
                 f"stages.{work.name}.{name} is the {kinds[model.stage].name} of stage "
-                f"{model.stage!r}, which gives texts no vectors to search; name a retriever"
+                f"{model.stage!r}, which {lacks}; name a {kind.name}"
             )
 
 

@@ -69,9 +69,9 @@ def test_an_unknown_field_names_the_nearest(record, field, sentence):
 
 
 def test_the_language_of_passages_is_not_known():
-    with pytest.raises(ValueError, match='"language.passages": .* write "language.query"'):
+    with pytest.raises(ValueError, match=r'"language.passages": .* write "language.query"'):
         read(RANKING, "language.passages")
-    with pytest.raises(ValueError, match='"query.so" is not a field of a ranking record'):
+    with pytest.raises(ValueError, match=r'"query.so" is not a field of a ranking record'):
         read(RANKING, "language.query.so")
 
 

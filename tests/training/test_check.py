@@ -219,8 +219,10 @@ def test_a_tokenizer_with_another_name_is_not_looked_for(capsys):
             r"stages\.teacher\.tasks\.InfoNCE\.batch_size is 32, which the mesh's 48 row shards .*",
         ),
         (
-            lambda: Run("r", (stage(), Generate("asked", "x", Atlas("text", "en"), ("sw",)))),
-            r"stages\.asked is Generate, and this version has no query generators; write .*",
+            lambda: Run(
+                "r", (stage(), Generate("a", FromStage("teacher"), Atlas("text", "en"), ("sw",)))
+            ),
+            r"stages\.a\.model is the retriever of stage 'teacher', which writes no text; name .*",
         ),
     ],
 )
@@ -234,7 +236,9 @@ def test_every_recipe_can_be_built(name, capsys):
     run = load(str(CONFIGS / name))
     told = lines(run, capsys)
     for stage in run.training_stages():
-        assert any(re.match(rf"{stage.name}(\.1)?: \w+, [\d.]+ M parameters", line) for line in told)
+        assert any(
+            re.match(rf"{stage.name}(\.1)?: \w+, [\d.]+ M parameters", line) for line in told
+        )
 
 
 def test_rounds_are_built_as_they_begin_and_told_once(capsys):

@@ -24,12 +24,15 @@ from clir_jax import objectives
 from clir_jax.mesh import make_mesh, put_rows, shardings
 from clir_jax.models.cross_encoder import CrossEncoder, CrossEncoderModel
 from clir_jax.models.encoder import EncoderConfig
-from clir_jax.models.requests import EncodePassage, EncodeQuery, Relevance, Tokens
+from clir_jax.models.generator import Generator, GeneratorModel
+from clir_jax.models.requests import EncodePassage, EncodeQuery, Likelihood, Relevance, Tokens
 from clir_jax.models.retriever import Dense, LateInteraction, Retriever
+from clir_jax.models.t5_config import T5Config
 from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.objectives.base import Batch, ModelFacts
 from clir_jax.objectives.contrastive import InfoNCE
 from clir_jax.objectives.distillation import MarginMSE, RelevanceDistillation
+from clir_jax.objectives.generation import GeneratorContrastive, QueryAlignment
 from clir_jax.objectives.language import LanguageContrastive, LanguageFairness
 from clir_jax.objectives.triplet import Triplet
 from clir_jax.ops.alignment import IPOT, Assignment, Attention, Greedy, Sinkhorn
@@ -38,23 +41,37 @@ from clir_jax.tree import paths
 
 
 @dataclasses.dataclass(frozen=True)
-class OfCrossEncoder(RelevanceDistillation):
-    """Distillation from a cross-encoder, which stands beside the retrievers that teach others."""
+class OfAnother:
+    """An objective whose teacher, of another kind, stands beside the retrievers that teach others.
 
-    teacher_kind: str = "cross_encoder"
+    Its model is called ``"cross-encoder"`` or ``"generator"``.
+    """
+
+    objective: object
+    kind: str
+
+    def __getattr__(self, name):
+        return getattr(self.objective, name)
 
     @property
     def teacher(self):
-        return {n: dataclasses.replace(a, model="reranker") for n, a in super().teacher.items()}
+        asks = self.objective.teacher.items()
+        return {name: dataclasses.replace(ask, model=self.kind) for name, ask in asks}
 
 
 OBJECTIVES = {name: cls() for name, cls in objectives.discover().items()}
+OBJECTIVES["QueryAlignment"] = OfAnother(QueryAlignment(threshold=0.6), "generator")
 # Other code paths of the same objectives.
 OPTIONS = {
     "own list only": InfoNCE(in_batch=False),
     "in batch": RelevanceDistillation(in_batch=True, similarity="l2"),
     "stored scores": MarginMSE(teacher_kind="stored"),
-    "of a cross-encoder": OfCrossEncoder(),
+    "of a cross-encoder": OfAnother(
+        RelevanceDistillation(teacher_kind="cross_encoder"), "cross-encoder"
+    ),
+    "of a generator": OfAnother(RelevanceDistillation(teacher_kind="generator"), "generator"),
+    "both follow, ungated": QueryAlignment(confidence="none", stop_gradient=False),
+    "sum": GeneratorContrastive(reduction="sum"),
     "with text": LanguageContrastive(text=True, read_as="passage"),
     "fair over the batch": LanguageFairness(in_batch=True),
     "squared distance": Triplet(distance="l2", reduction="mean"),
@@ -78,7 +95,14 @@ OPTIONS = {
 LATE = LateInteraction(dimension=8, query_length=8, passage_length=16)
 DENSE = Dense(projection=8, query_length=8, passage_length=16)
 CROSS = CrossEncoder(length=16, query_length=4)
-KINDS = {"late interaction": LATE, "dense": DENSE, "cross-encoder": CROSS}
+GENERATOR = Generator(source_length=10, target_length=6)
+KINDS = {
+    "late interaction": LATE,
+    "dense": DENSE,
+    "cross-encoder": CROSS,
+    "generator": GENERATOR,
+}
+ANSWERS = {"cross-encoder": (Relevance,), "generator": (Likelihood,)}
 WITNESSES = ("InfoNCE", "SemanticContrastive")
 ROWS, PASSAGES, WIDTH = 16, 3, {"query": 6, "passages": 10}
 MESHES = {
@@ -97,11 +121,9 @@ VARIANTS = [
     ("fsdp 8", (50, "per_layer", 0, 0)),
     ("2 x 2 x 2", (20, "gather_once", 8, 3)),
 ]
-# A cross-encoder's requests are rows like others: the widest of the variants are enough.
+# Requests of pairs are rows like others: the variant that has everything is enough.
 CASES = [
-    (kind, *case)
-    for kind in KINDS
-    for case in (VARIANTS if kind != "cross-encoder" else (VARIANTS[0], VARIANTS[-1]))
+    (kind, *case) for kind in KINDS for case in (VARIANTS if kind not in ANSWERS else VARIANTS[-1:])
 ]
 
 
@@ -131,8 +153,9 @@ class Scaled:
 
 
 def _accepts(objective, spec):
-    facts = ModelFacts(False, 0, kind="cross-encoder", answers=(Relevance,))
-    if spec is not CROSS:
+    kind = next(name for name, own in KINDS.items() if own is spec)
+    facts = ModelFacts(False, 0, kind=kind, answers=ANSWERS.get(kind, ()))
+    if kind not in ANSWERS:
         facts = ModelFacts(spec.late_interaction, spec.embedding_size(16), hidden_size=16, layers=1)
     names = {ask.model for ask in objective.teacher.values()}
     if any(ask.kind not in facts.answers for ask in objective.student.values()):
@@ -148,13 +171,25 @@ def _setting(spec, dtype, tasks):
     names = {ask.model for task in tasks.values() for ask in task.teacher.values()}
     student = _model(spec, dtype, layers=2, seed=0)
     teachers = {
-        name: _model(CROSS if name == "reranker" else spec, dtype, layers=1, seed=1 + i)
+        name: _model(KINDS.get(name, spec), dtype, layers=1, seed=1 + i)
         for i, name in enumerate(sorted(names))
     }
     return Setting(tasks, student, teachers, {name: _batch(task) for name, task in tasks.items()})
 
 
 def _model(spec, dtype, layers, seed):
+    if spec is GENERATOR:
+        t5 = T5Config(
+            vocab_size=101,
+            d_model=16,
+            d_kv=8,
+            d_ff=32,
+            num_layers=layers,
+            num_heads=2,
+            dropout_rate=0.2,
+            dtype=dtype,
+        )
+        return nnx.split(GeneratorModel(spec, t5, rngs=nnx.Rngs(seed)))
     config = EncoderConfig(
         vocab_size=101,
         hidden_size=16,
@@ -175,13 +210,17 @@ def _batch(objective):
     # float32 may choose either. Here no two are nearer than 1e-5.
     rng = np.random.default_rng(1)
 
-    def request(ask):
-        field = ask.texts[-1].split(".")[1]
-        shape = (ROWS, PASSAGES) if field == "passages" else (ROWS,)
-        width = WIDTH["passages"] if field == "passages" else WIDTH["query"]
+    def tokens(ask, field):
+        shape = (ROWS, PASSAGES) if "ranking.passages" in ask.texts else (ROWS,)
+        width = WIDTH.get(field, WIDTH["query"])
         used = np.arange(width) < rng.integers(3, width + 1, shape)[..., None]
         ids = np.where(used, rng.integers(5, 101, used.shape), 0).astype(np.int32)
-        return ask.kind(Tokens(ids, used, used & (rng.random(used.shape) < 0.8)))
+        return Tokens(ids, used, used & (rng.random(used.shape) < 0.8))
+
+    def request(ask):
+        if ask.kind is Likelihood:
+            return Likelihood(tokens(ask, "passages"), tokens(ask, "query"))
+        return ask.kind(tokens(ask, ask.texts[-1].split(".")[1]))
 
     student = {name: request(ask) for name, ask in objective.student.items()}
     teacher = {name: request(ask) for name, ask in objective.teacher.items()}

@@ -37,7 +37,7 @@ def _unsupported():
     two = (_transport("a", FromStage("teacher")), _transport("b", FromStage("teacher", "last")))
     nine = (_transport("a", FromStage("teacher"), 9),)
     return {
-        r"stages\.questions is Generate, and this version has no query generators": work,
+        r"stages\.questions\.model is the retriever of stage 'teacher', which writes no text": work,
         r"tasks a and b both have a teacher 'teacher'.*'best'.*'last'": _with(tasks=two),
         r"distil\.tasks\.a\.batch_size is 9.* 8 row shards.* set it to 16": _with(tasks=nine),
     }

