@@ -1,0 +1,42 @@
+"""Starting commands of several processes, and programs that stand in for those of a cluster."""
+
+import os
+import socket
+import subprocess
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return str(found.getsockname()[1])
+
+
+def stub(folder, name, script="exit 0"):
+    """A program that writes its arguments to ``calls`` beside it, and then does ``script``."""
+    program = folder / name
+    program.write_text(
+        f'#!/usr/bin/env bash\nprintf "%q " {name} "$@" >>{folder}/calls; echo >>{folder}/calls\n'
+        f"{script}\n"
+    )
+    program.chmod(0o755)
+
+
+def launched(folder, script, *arguments, **environment):
+    """What comes of a script that finds the programs in ``folder`` first."""
+    path = f"{folder}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", script, *arguments],
+        env={**os.environ, "PATH": path, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def calls(folder):
+    """What was called, a line for each."""
+    file = folder / "calls"
+    return [line.strip() for line in file.read_text().splitlines()] if file.exists() else []

@@ -1,0 +1,186 @@
+"""Two processes are one: the same loss and gradient, rankings and checkpoints, and one outcome."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from clir_jax import mesh as module
+from clir_jax.mesh import make_mesh, row_share
+from clir_jax.processes import join
+from clir_jax.training.checkpoint import Checkpoints
+from clir_jax.training.preemption import STATUS
+from tests.launching import free_port
+from tests.training import two_processes
+from tests.training.workshop import RANKINGS, write_data
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What two processes of two devices each have written, and what they read."""
+    folder = tmp_path_factory.mktemp("processes")
+    write_data(folder)
+    with Checkpoints(folder / "of-one") as checkpoints:
+        one = make_mesh(devices=jax.devices()[:1])
+        checkpoints.save(3, two_processes.state(one, two_processes.KERNEL), {"n": 1}, None)
+    command = [sys.executable, "-m", "tests.training.two_processes", free_port()]
+    flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
+    started = [
+        subprocess.Popen(
+            [*command, str(index), folder],
+            cwd=ROOT,
+            env={**os.environ, "XLA_FLAGS": flags},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        told = [process.communicate(timeout=300)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    for process, text in zip(started, told, strict=True):
+        assert process.returncode == 0, text
+    return folder
+
+
+@pytest.fixture(scope="module")
+def told(folder):
+    """The same, by process."""
+    return [dict(np.load(folder / f"{index}.npz")) for index in range(2)]
+
+
+@pytest.fixture(scope="module")
+def one(folder):
+    """What one process of one device comes to."""
+    mesh = make_mesh(devices=jax.devices()[:1])
+    return two_processes.gradient(mesh, folder) | two_processes.search(mesh)
+
+
+def test_their_shares_together_are_the_data(folder, told, one):
+    rows = np.concatenate([told[0]["ids"], told[1]["ids"]], axis=1)
+    np.testing.assert_array_equal(rows, one["ids"])
+    records = RANKINGS.open(str(folder))
+    epoch = sorted(record.query_id for record in (records[n] for n in range(len(records))))
+    assert sorted(rows.reshape(-1)[: len(records)].tolist()) == epoch
+
+
+def test_loss_and_gradient_are_those_of_one_process(told, one):
+    names = [name for name in one if name.startswith("gradient ")]
+    assert len(names) > 10
+    assert one["loss"].dtype == np.float64
+    norm = np.sqrt(sum((one[name] ** 2).sum() for name in names))
+    assert norm > 0.01
+    for process in told:
+        np.testing.assert_allclose(process["loss"], one["loss"], rtol=1e-10)
+        far = np.sqrt(sum(((process[name] - one[name]) ** 2).sum() for name in names))
+        assert far < 1e-10 * norm
+
+
+def test_every_process_finds_what_one_finds(told, one):
+    for process in told:
+        np.testing.assert_array_equal(process["places"], one["places"])
+        np.testing.assert_allclose(process["scores"], one["scores"], rtol=1e-5)
+
+
+def test_checkpoints_of_two_are_read_by_one_and_of_one_by_two(folder, told):
+    for process in told:
+        np.testing.assert_array_equal(process["restored"], two_processes.KERNEL)
+        assert process["about"] == 1
+    mesh = make_mesh(fsdp=8)
+    with Checkpoints(folder / "of-two") as checkpoints:
+        state, about = checkpoints.restore(3, two_processes.state(mesh, None))
+    np.testing.assert_array_equal(state.params["kernel"], two_processes.KERNEL + 1)
+    assert (about, int(state.step)) == ({"n": 2}, 3)
+
+
+def test_they_agree_and_the_first_alone_acts(told):
+    for process in told:
+        assert (bool(process["anywhere"]), bool(process["nowhere"])) == (True, False)
+        assert process["written"] == "0"
+        # One was told to stop; both know after the same step.
+        assert (bool(process["before"]), bool(process["reached"])) == (False, True)
+    assert [str(process["failed"]) for process in told] == ["ValueError", "SystemExit 1"]
+    assert [int(process["status"]) for process in told] == [0, STATUS]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            (None, 2, 0),
+            "--processes and --process go with --coordinator HOST:PORT; write that too, or leave "
+            "them out",
+        ),
+        (
+            ("localhost", 2, 0),
+            "--coordinator localhost: write HOST:PORT of process 0, as in localhost:29500, or auto",
+        ),
+        (
+            ("localhost:1", 2, 2),
+            "--coordinator localhost:1 comes with --processes 2 and --process 2; write how many "
+            "there are, and which this is, from 0 to one less",
+        ),
+        (
+            ("auto", None, None),
+            "--coordinator auto: neither a TPU VM nor SLURM nor MPI tells here which processes "
+            "there are; write --coordinator HOST:PORT --processes N --process I",
+        ),
+    ],
+    ids=lambda given: str(given)[:20],
+)
+def test_joining_with_a_mistake(given, sentence, monkeypatch):
+    def nothing_told(**given):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", nothing_told)
+    with pytest.raises(ValueError) as error:
+        join(*given)
+    assert str(error.value) == sentence
+
+
+def test_tasks_of_slurm_that_would_each_train_alone(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    join()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with pytest.raises(ValueError) as error:
+        join()
+    assert str(error.value) == (
+        "srun started 4 tasks of this command, which would each train alone in one --run-dir; add "
+        "--coordinator auto, or start one task"
+    )
+
+
+@pytest.mark.parametrize(
+    ("owners", "tensor", "shares"),
+    [
+        ([0, 0, 1, 1], 1, [(0, 2), (1, 2)]),
+        ([0, 0, 1, 1], 2, [(0, 2), (1, 2)]),
+        ([0, 0, 1, 1], 4, [(0, 1), (0, 1)]),
+        ([0, 1, 2, 3], 2, [(0, 2), (0, 2), (1, 2), (1, 2)]),
+        ([0, 0, 0, 1, 1, 1], 2, None),
+    ],
+)
+def test_the_share_of_each_process(owners, tensor, shares, monkeypatch):
+    devices = np.asarray([SimpleNamespace(process_index=owner) for owner in owners], object)
+    grid = devices.reshape(-1, 1, tensor)
+    mesh = SimpleNamespace(devices=grid, shape={"data": len(grid), "fsdp": 1, "tensor": tensor})
+    share = getattr(row_share, "__wrapped__", row_share)  # no Mesh of such devices can be made
+    found = []
+    for process in sorted(set(owners)):
+        monkeypatch.setattr(module.jax, "process_index", lambda process=process: process)
+        if shares is None:
+            with pytest.raises(ValueError, match="tensor 2 splits the devices of a process"):
+                share(mesh)
+        else:
+            found.append(share(mesh))
+    assert shares is None or found == shares
