@@ -94,6 +94,27 @@ def test_a_model_and_a_judge(command, tmp_path):
         assert line["negatives"] == order[:4]
 
 
+def test_rankings_in_the_place_of_judgements(command, tmp_path, capsys):
+    rows = [
+        {"query": "nyangumi", "queries": {"en": "sea whales"}, "positives": [text("a")]},
+        {"query": "mbuzi", "queries": {"en": "goats"}, "positives": [text("c")]},
+    ]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--model", "bm25", "--query-language", "en", "--sampling", "top"]
+    files = ["--corpus", "corpus.jsonl", "--rankings", "asked.jsonl", "--output", "mined.jsonl"]
+    assert main([*options, *files, "--language", "sw", "--negatives", "2"]) == 0
+    # The positive is known by its text; the same passages as with judgements.
+    expected = [rows[0] | {"negatives": [text("e"), text("b")]}, rows[1] | {"negatives": []}]
+    assert written(tmp_path) == expected
+    other = ["--output", "other.jsonl"]
+    assert main([*options, *command, "--rankings", "asked.jsonl", *other]) == 2
+    assert "--rankings brings what --queries says too" in capsys.readouterr().err
+    assert main([*options, *files[:2], "--queries", "queries.tsv", *other]) == 2
+    assert "--qrels is missing; write --queries and --qrels, or --rankings" in (
+        capsys.readouterr().err
+    )
+
+
 def test_stopped_and_started_again(command, tmp_path, monkeypatch, capsys):
     options = ["--model", "bm25", "--negatives", "1", "--query-language", "en", *command]
     assert main([*options[:-1], "whole.jsonl"]) == 0

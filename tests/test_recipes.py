@@ -8,6 +8,7 @@ import pytest
 from clir_jax.config import Mine, Rounds, Stage, Task
 from clir_jax.config_files import ConfigError, load
 from clir_jax.config_types import walk
+from clir_jax.data.rankings import Beir
 from clir_jax.objectives.language import LanguageContrastive
 from clir_jax.training.check import check
 
@@ -22,6 +23,9 @@ VARIANTS = [
     "langcl:language=sw,others=de+hi",
     "cl_relkt",
     "cl_relkt:language=ig,encoder_steps=0,pooling=mean,projection=None",
+    "quick",
+    "quick:language=ha,teacher=cross_encoder,share=0.333",
+    "quick:language=zu,teacher=none,alignment=False,generated=False",
 ]
 
 
@@ -37,7 +41,8 @@ def test_nothing_but_evaluation_reads_test_questions(name):
         learned = step
         if isinstance(step, Stage):
             tested = {path for node in walk(step.evaluate) for path in files(node)}
-            assert any("/dev/" in path or "bitext" in path for path in tested)
+            if step.evaluate is not None:
+                assert any("/dev/" in path or "bitext" in path for path in tested)
             learned = dataclasses.replace(step, evaluate=None)
         for node in walk(learned):
             assert not [path for path in files(node) if "/dev/" in path]
@@ -102,9 +107,25 @@ def test_one_line_adds_the_language_loss_to_another_recipe(capsys):
     assert "TokenAlignmentDistillation (16), LanguageContrastive (32)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("teacher", ["generator", "cross_encoder", "none"])
+def test_the_arms_of_quick_differ_in_their_teacher_alone(teacher):
+    run = recipe(f"bench/quick:teacher={teacher},share=0.5,rounds=2")
+    *_, distil = run.training_stages()
+    told = {task.title: task for task in distil.tasks}
+    assert ("RelevanceDistillation" in told) == (teacher != "none")
+    assert told["InfoNCE"] == recipe("bench/quick:share=0.5").training_stages()[-1].tasks[0]
+    # Every reading of the training questions is of the same share.
+    shares = {node.share for node in walk(run) if isinstance(node, Beir) and "train" in node.qrels}
+    assert shares == {0.5}
+    assert run.stages[-1].count == 2
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
+        ("bench/quick:teacher=mt5", "teacher is 'mt5'; write one of generator, cross_encoder"),
+        ("bench/quick:generated=False", "what is aligned are generated questions; set alignment"),
+        ("bench/quick:language=so", "language is 'so', in which there are no training"),
         ("bench/mse:questions=all", "questions is 'all'; write one of scores, labels, or nothing"),
         ("bench/mse:language=so,questions=scores", "language is 'so', in which there are no"),
         ("bench/cl_relkt:language=so", "language is 'so', in which there are no training"),

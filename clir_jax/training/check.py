@@ -99,14 +99,15 @@ def _first_round(position: Position, earlier: Mapping[str, Backbone]) -> Stage:
 def _build(stage: Stage, run: Run, encoders: Mapping[str, Backbone], mesh: Mesh) -> int:
     """Everything of a stage that has a shape; returns the number of parameters."""
     encoder = encoders[stage.name]
+    stages = {other.name: other for other in run.training_stages()}
+    if isinstance(stage.init, FromStage):
+        _refuse_other_kind(stage, stages[stage.init.stage].model)
     with naming(f"stages.{stage.name}"):
         _, params = abstract(stage.model, encoder)
         shardings(params, mesh)
         jax.eval_shape(make_optimizer(stage.optimizer, stage.steps, params).init, params)
-    stages = {other.name: other for other in run.training_stages()}
     if isinstance(stage.init, FromStage):
         before = stages[stage.init.stage].model
-        _refuse_other_kind(stage, before)
         _, saved = abstract(before, encoder)
         same = kind_of(before) is kind_of(stage.model)
         if same and jax.tree.map(jnp.shape, saved) != jax.tree.map(jnp.shape, params):

@@ -189,7 +189,7 @@ def _with_vocabulary(run: Run, vocabulary: ReplaceVocabulary, loaded: LoadedMode
     return _assembled(loaded.spec, config, params, tokenizer)
 
 
-def _assembled(spec: Any, config: Backbone, params: Any, tokenizer: TextTokenizer) -> LoadedModel:
+def _assembled(spec: Any, config: Backbone, params: Any, tokenizer: Any) -> LoadedModel:
     graphdef, _ = abstract(spec, config)
     return kind_of(spec).assembled(spec, config, graphdef, params, tokenizer)
 

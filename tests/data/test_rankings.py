@@ -68,6 +68,23 @@ def test_a_judged_collection(folder):
     assert records.report.skipped == {"query without a relevant passage": 1}
 
 
+def test_a_share_of_the_queries(folder):
+    names = [f"q{n}" for n in range(9)]
+    write(folder, q__tsv="\n".join(f"{name}\task {name}" for name in names))
+    write(folder, r__trec="\n".join(f"{name} 0 d1 1" for name in names))
+    files = ("c.jsonl", "q.tsv", "r.trec")
+    asked = {}
+    for share in (0.3, 0.5, 1.0):
+        records = Beir(*files, share=share).open(str(folder))
+        asked[share] = [record.queries["en"] for record in everything(records)]
+        assert records.report.skipped.get("beyond share", 0) == 9 - len(asked[share])
+    assert [len(own) for own in asked.values()] == [3, 5, 9]
+    assert set(asked[0.3]) < set(asked[0.5]) < set(asked[1.0])
+    assert asked[0.5] == sorted(asked[0.5])  # in the order of the file
+    with pytest.raises(ValueError, match=r"Beir.share is 0.0; write a number above 0 and at most"):
+        Beir(*files, share=0.0)
+
+
 def test_the_files_of_beir(folder):
     queries = [{"_id": "q1", "text": "one", "metadata": {}}, {"_id": "q2", "text": "two"}]
     write(folder, q__jsonl=queries, en__tsv="q2\ttwo in English\nq1\tone in English")

@@ -156,8 +156,8 @@ def _refused():
             WRITER,
             Generate("g", FromStage("writer"), CORPUS, ("sw",), round_trip=FromStage("writer")),
         ),
-        r"init is 'mt5-base', which is no directory.*did you mean 'google/mt5-base'": (
-            _with(WRITER, init="mt5-base", vocabulary=None),
+        r"init is 'google/mt5-bas', which is no directory.*did you mean 'google/mt5-base'": (
+            _with(WRITER, init="google/mt5-bas", vocabulary=None),
         ),
     }
 

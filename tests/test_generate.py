@@ -1,0 +1,94 @@
+"""The command that writes questions, against transformers."""
+
+import dataclasses
+import json
+
+import pytest
+
+from clir_jax.data.rankings import RankingJSONL
+from clir_jax.generate import main
+from clir_jax.models.generator_files import save_generator
+from tests.models import test_generator_files as generators
+
+PASSAGES = {"p": "a b b", "q": "b a a b", "r": "a a b b"}
+OPTIONS = ["--corpus", "corpus.jsonl", "--output", "asked.jsonl", "--languages", "sw"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Three passages, and a generator that writes letters."""
+    lines = [{"_id": name, "title": "", "text": text} for name, text in PASSAGES.items()]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_beam_search_is_that_of_transformers(folder, capsys):
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    # As many embeddings as pieces, so that whatever is written can be read.
+    config = dataclasses.replace(generators.CONFIG, vocab_size=5)
+    loaded = generators._generator(config)
+    spec = dataclasses.replace(loaded.spec, source_length=24, languages=("sw", "so"))
+    save_generator(folder / "run/model", dataclasses.replace(loaded, spec=spec))
+    command = ["--model", "run", *OPTIONS, "--beams", "2", "--round-trip", "bm25"]
+    assert main([*command, "--round-trip-languages"]) == 0
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained("run/model").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained("run/model")
+    expected = {}
+    for text in PASSAGES.values():
+        prompt = tokenizer(
+            spec.prompt.format(language="Swahili", passage=text), return_tensors="pt"
+        )
+        with torch.no_grad():
+            ids = model.generate(**prompt, num_beams=2, max_new_tokens=6, do_sample=False)
+        question = loaded.tokenizer.backend.decode(ids[0].tolist(), skip_special_tokens=True)
+        if question.strip("▁ "):  # of equal questions the first
+            expected.setdefault(" ".join(question.split()), text)
+    written = [json.loads(line) for line in (folder / "asked.jsonl").read_text().splitlines()]
+    assert {row["query"]: row["positives"] for row in written} == {
+        question: [text] for question, text in expected.items()
+    }
+    assert len(RankingJSONL("asked.jsonl", "sw").open(str(folder))) == len(expected) > 0
+    told = capsys.readouterr().out
+    assert "sw  3 questions written" in told
+    assert "find their passage in the first 10 of bm25" in told
+    assert 'read it with RankingJSONL("asked.jsonl", "sw")' in told
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--output", "no/where"], "--output no/where: there is no such directory; make it first"),
+        (
+            ["--beams", "2", "--top-p", "0.9"],
+            "--beams 2 searches, and --top-p 0.9 draws; write one of them",
+        ),
+        (["--beams", "0"], "beam: beams is 0; write a whole number of at least 1"),
+        (["--each", "0"], "work questions: each is 0; it must be at least 1"),
+        (
+            ["--corpus", "corpora"],
+            "corpora: there is no such file under data_root '.'; write a file that is there",
+        ),
+        (
+            ["--model", "./nowhere"],
+            "model './nowhere': no such directory; write an existing directory or a hub name such "
+            "as 'bert-base-multilingual-cased'",
+        ),
+    ],
+)
+def test_a_mistake_is_one_sentence(folder, options, sentence, capsys):
+    if "--model" not in options:
+        (folder / "model").mkdir()
+    assert main(["--model", "model", *OPTIONS, *options]) == 2
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+def test_help_shows_the_whole_way(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+    steps = ("generate --model", "mine --model", "score --model", "train --config")
+    places = [told.index(f"clir_jax.{step}") for step in steps]
+    assert places == sorted(places)
