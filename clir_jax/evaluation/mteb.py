@@ -166,21 +166,22 @@ def for_mteb(model: str) -> Searcher:
         ) from error
     encoder = load_encoder(model)
     spec = encoder.tokenizer.spec
-    dense = isinstance(spec, Dense)
-    similarity = "MaxSim" if not dense else "cosine" if spec.normalize else "dot"
+    similarity = "MaxSim"
+    if isinstance(spec, Dense):
+        similarity = "cosine" if spec.normalize else "dot"
     meta = ModelMeta(
         **ModelMeta.create_empty().model_dump()
         | {
             "name": f"clir_jax/{Path(model).absolute().name}",
             "revision": _print(locate(saved_at(model))),
             "framework": ["JAX"],
-            "model_type": ["dense" if dense else "late-interaction"],
+            "model_type": ["late-interaction" if spec.late_interaction else "dense"],
             "similarity_fn_name": similarity,
             "n_parameters": sum(x.size for x in jax.tree.leaves(encoder.params)),
             "max_tokens": max(spec.query_length, spec.passage_length),
         }
     )
-    return (DenseSearcher if dense else Searcher)(encoder, meta)
+    return (Searcher if spec.late_interaction else DenseSearcher)(encoder, meta)
 
 
 def _print(directory: Path) -> str:

@@ -22,7 +22,7 @@ from clir_jax.data.reading import Report
 from clir_jax.evaluation.mteb import for_mteb
 from clir_jax.evaluation.retrieval import measure
 from clir_jax.models.formats import save_loaded
-from tests.interop.backbones import BACKBONES, PASSAGES, QUERIES, SPECS, tiny
+from tests.interop.backbones import PASSAGES, QUERIES, SPECS, minilm
 
 PASSAGE_IDS = [f"p{i}" for i in range(len(PASSAGES))]
 QUERY_IDS = [f"q{i}" for i in range(len(QUERIES))]
@@ -31,9 +31,7 @@ QRELS = {
     query: {passage: 1 + (i + j) % 2 for j, passage in enumerate(PASSAGE_IDS) if (i + j) % 5 == 0}
     for i, query in enumerate(QUERY_IDS)
 }
-COLLECTION = Collection(
-    "tiny", "en", PASSAGE_IDS, PASSAGES, QUERY_IDS, QUERIES, QRELS, Report()
-)
+COLLECTION = Collection("tiny", "en", PASSAGE_IDS, PASSAGES, QUERY_IDS, QUERIES, QRELS, Report())
 
 
 class Tiny(AbsTaskRetrieval):
@@ -62,20 +60,20 @@ class Tiny(AbsTaskRetrieval):
 def main() -> int:
     """Print a table."""
     wrong = 0
-    for backbone in BACKBONES:
-        for kind, spec in SPECS.items():
-            with tempfile.TemporaryDirectory() as folder:
-                save_loaded(Path(folder) / "model", tiny(backbone, spec))
-                model = for_mteb(folder)
-                result = mteb.evaluate(model, Tiny(), cache=None, show_progress_bar=False)
-            (scores,) = result.task_results[0].scores["test"]
-            theirs = scores["ndcg_at_10"]
-            measured = measure(model.encoder, {"": COLLECTION}, ["nDCG@10"], 1000)
-            ours = measured[""].values["nDCG@10"]
-            same = abs(theirs - ours) <= 1e-5
-            wrong += not same
-            told = f"{theirs:.5f} | {ours:.5f} | {'same' if same else 'OTHER'}"
-            print(f"| mteb {version('mteb')} | {backbone} | {kind} | {told} |", flush=True)
+    for kind in SPECS:
+        # Real weights: of scores that are equal, mteb and this library put another one first.
+        with tempfile.TemporaryDirectory() as folder:
+            save_loaded(Path(folder) / "model", minilm(kind))
+            model = for_mteb(folder)
+            result = mteb.evaluate(model, Tiny(), cache=None, show_progress_bar=False)
+        (scores,) = result.task_results[0].scores["test"]
+        theirs = scores["ndcg_at_10"]
+        measured = measure(model.encoder, {"": COLLECTION}, ["nDCG@10"], 1000)
+        ours = measured[""].values["nDCG@10"]
+        same = abs(theirs - ours) <= 1e-5
+        wrong += not same
+        told = f"{theirs:.5f} | {ours:.5f} | {'same' if same else 'OTHER'}"
+        print(f"| mteb {version('mteb')} | MiniLM | {kind} | {told} |", flush=True)
     return 1 if wrong else 0
 
 
