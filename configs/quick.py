@@ -149,8 +149,11 @@ def _searched(asked: dict[str, RankingJSONL]) -> list[Work]:
         query_language="en",
         duplicates=0.8,
     )
-    options = {x: {"name": f"mined-{x}", "source": asked[x], "query_language": x} for x in asked}
-    return [found, *(dataclasses.replace(found, **own) for own in options.values())]
+    others = (
+        dataclasses.replace(found, name=f"mined-{x}", source=source, query_language=x)
+        for x, source in asked.items()
+    )
+    return [found, *others]
 
 
 def _taught() -> list[Stage | Work]:
