@@ -49,15 +49,21 @@ def sentence_transformers(directory, queries, passages):
 def pylate(directory, queries, passages):
     """Scores ``[Q, P]`` of PyLate."""
     import numpy as np
-    from pylate import models, rank
+    import torch
+    from pylate import models
+    from pylate.scores import colbert_scores
 
     model = models.ColBERT(str(directory), device="cpu")
-    asked = model.encode(queries, is_query=True)
-    read = model.encode(passages, is_query=False)
+    asked = [torch.as_tensor(x) for x in model.encode(queries, is_query=True)]
+    read = [torch.as_tensor(x) for x in model.encode(passages, is_query=False)]
+    lengths = np.array([len(x) for x in read])
     scores = np.zeros((len(queries), len(passages)))
-    for row, query in enumerate(asked):
-        for found in rank.rerank([list(range(len(passages)))], [query], [read])[0]:
-            scores[row, found["id"]] = found["score"]
+    for length in set(lengths.tolist()):
+        # Passages of one length need no padding, whose zeros would count where cosines are below 0.
+        places = np.flatnonzero(lengths == length)
+        block = torch.stack([read[place] for place in places])
+        for row, query in enumerate(asked):
+            scores[row, places] = colbert_scores(query[None], block)[0].numpy()
     return scores
 
 
