@@ -32,7 +32,8 @@ def test_it_runs_from_top_to_bottom(tmp_path):
     (parameters,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     parameters.source += f"\nRUN = {str(tmp_path / 'run')!r}\nSTEPS = 20\n"
     resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
-    nbclient.NotebookClient(notebook, timeout=1200, resources=resources).execute()
+    patience = {"timeout": 1200, "startup_timeout": 600}  # on a busy machine
+    nbclient.NotebookClient(notebook, resources=resources, **patience).execute()
     told = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     texts = "".join(output.get("text", "") for output in told)
     assert texts.count("the same passages: True") == 2
