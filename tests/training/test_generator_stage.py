@@ -27,11 +27,15 @@ from clir_jax.config import (
 from clir_jax.config_files import ConfigError
 from clir_jax.data.bitext import BitextTSV
 from clir_jax.data.collections import BitextPairs
+from clir_jax.data.pairs import QuestionTokenizer
+from clir_jax.data.pipeline import task_dataset
 from clir_jax.data.sources import TextLines
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.generator import Generator
+from clir_jax.models.generator_tokenizer import generator_tokenizer
 from clir_jax.models.retriever import Dense
 from clir_jax.models.t5_config import T5Config
+from clir_jax.models.vocabulary import train_wordpiece
 from clir_jax.objectives.contrastive import InfoNCE
 from clir_jax.objectives.distillation import RelevanceDistillation
 from clir_jax.objectives.generation import (
@@ -42,7 +46,7 @@ from clir_jax.objectives.generation import (
 from clir_jax.training.check import check
 from clir_jax.training.kinds import kind_at
 from clir_jax.training.loop import train
-from tests.training.workshop import RANKINGS, write_data
+from tests.training.workshop import RANKINGS, WORDS, write_data
 
 SPEC = Generator(
     source_length=24, target_length=10, prompt="{language}: {passage}", languages=("sw", "en")
@@ -134,6 +138,39 @@ def test_a_generator_is_trained_writes_scores_and_teaches(tmp_path):
     for name in ("stored/loss", "live/loss", "QueryAlignment/loss", "QueryAlignment/gate"):
         assert all(np.isfinite(row[name]) for row in metrics)
     assert metrics[0]["QueryAlignment/gate"] > 0
+
+
+def test_prompts_and_questions_are_in_one_language_whatever_the_bucket(tmp_path):
+    rows, _ = write_data(tmp_path)
+    words = train_wordpiece([*WORDS, "Swahili: English: .,"], 80, lowercase=False)
+    tokenizer = generator_tokenizer(words)
+    reader = QuestionTokenizer(tokenizer, dataclasses.replace(SPEC, source_length=40))
+    known = {
+        (name, row[0] if language == "sw" else row[1]["en"], text)
+        for row in ((row["query"], row["queries"], row["positives"]) for row in rows)
+        for language, name in (("sw", "Swahili"), ("en", "English"))
+        for text in row[2]
+    }
+    batches = task_dataset(
+        SequenceLikelihood().student, {}, {"ranking": RANKINGS.open(str(tmp_path))},
+        {"student": reader}, batch_size=4, seed=0, buckets=2,
+    )  # fmt: skip
+    seen, widths = set(), set()
+    for step in range(6):
+        asked = batches[step]["student"]["likelihood"]
+        widths.add(asked.source.ids.shape[-1])
+        texts = (tokenizer.decode(part.ids, part.mask) for part in (asked.source, asked.target))
+        for prompt, question in zip(*texts, strict=True):
+            name, _, passage = prompt.partition(" : ")
+            seen.add((name, question, passage))
+    assert {name for name, _, _ in seen} == {"Swahili", "English"}
+    assert seen <= {tuple(_read(words, text) for text in own) for own in known}
+    assert len(widths) == 2
+
+
+def _read(tokenizer, text):
+    """A text as it is when it has been read and decoded."""
+    return tokenizer.backend.decode(tokenizer.backend.encode(text).ids)
 
 
 def _with(stage, **options):
