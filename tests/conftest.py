@@ -23,3 +23,6 @@ import jax  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Scripts of `make test-interop`, for environments that hold other libraries.
+collect_ignore = ["interop"]

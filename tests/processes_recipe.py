@@ -3,7 +3,7 @@
 from clir_jax.config import Optimizer, Run, Scratch, Stage, Task, TrainVocabulary
 from clir_jax.data.sources import Atlas
 from clir_jax.models.encoder import EncoderConfig
-from clir_jax.models.retriever import LateInteraction
+from clir_jax.models.retriever import Dense
 from clir_jax.objectives.contrastive import InfoNCE
 
 
@@ -19,11 +19,11 @@ def get_config() -> Run:
     )
     stage = Stage(
         name="train",
-        model=LateInteraction(dimension=8, query_length=16, passage_length=32, expansion=False),
+        model=Dense(query_length=16, passage_length=16),
         init=Scratch(encoder),
         vocabulary=TrainVocabulary((Atlas("bitext", "sw"),), size=200),
         tasks=(Task(InfoNCE(), {"ranking": Atlas("ranking", "en")}, batch_size=8),),
-        steps=150,
+        steps=60,
         optimizer=Optimizer(1e-3),
         checkpoint_every=1000,
         log_every=1,

@@ -503,7 +503,7 @@ def test_a_missing_language_is_refused_at_construction(rankings):
     sources = {"ranking": rankings(rows)}
     asks = {"q": Ask(EncodeQuery, ("ranking.query.so",))}
     with pytest.raises(
-        ValueError, match=r'write "query.sw" \(one of: query, passages, query.en, qu'
+        ValueError, match=r'write "query.sw" \(one of: query, passages, positive, query.en, qu'
     ):
         dataset(sources, {"student": Words()}, asks, {})
 

@@ -242,7 +242,7 @@ def test_nothing_else_is_overwritten(tmp_path):
 
 def test_errors_say_what_to_write(tmp_path):
     encoder_directory(tmp_path / "encoder")
-    with pytest.raises(ValueError, match=r"no clir_jax\.json here.*or train one from it"):
+    with pytest.raises(ValueError, match=r"no clir_jax\.json, .* here.*or train one from it"):
         load_retriever(tmp_path / "encoder")
     spec, config, params, words = made(LATE)
     with pytest.raises(ValueError, match="15 tokens and the encoder 13 embeddings"):

@@ -169,7 +169,7 @@ def test_what_is_asked():
          "RelevanceDistillation: teacher_temperature is -1.0; it must be above 0"),
         (lambda: MarginMSE(teacher_kind="model"),
          "MarginMSE: teacher_kind is 'model'; write one of ('retriever', 'cross_encoder', "
-         "'stored')"),
+         "'generator', 'stored')"),
         (lambda: MarginMSE(similarity="L2"),
          "MarginMSE: similarity is 'L2'; write one of ('cosine', 'l2')"),
         (lambda: MarginMSE(teacher_query="en"),
