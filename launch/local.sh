@@ -40,20 +40,25 @@ done
 [[ ! $dry ]] || exit 0
 
 trap 'kill -TERM "${children[@]}" 2>/dev/null || true' TERM INT
+# Asked one by one: `wait -n` overlooks a process that has ended before it is called.
 status=0
-for ((left = processes; left > 0; )); do
-  finished='' code=0
-  wait -n -p finished "${children[@]}" || code=$?
-  [[ ${finished-} ]] || continue # a signal came in between, and is handed on
-  left=$((left - 1))
-  remaining=()
+while ((${#children[@]})); do
+  running=() failed=''
   for child in "${children[@]}"; do
-    [[ $child == "$finished" ]] || remaining+=("$child")
+    if kill -0 "$child" 2>/dev/null; then
+      running+=("$child")
+      continue
+    fi
+    code=0
+    wait "$child" || code=$?
+    [[ $status -ne 0 ]] || status=$code
+    [[ $code -eq 0 || $code -eq 143 ]] || failed=yes
   done
-  children=(${remaining[@]+"${remaining[@]}"})
-  [[ $status -ne 0 ]] || status=$code
-  if [[ $code -ne 0 && $code -ne 143 && $left -gt 0 ]]; then
-    kill -KILL "${children[@]}" 2>/dev/null || true # they would wait for the one that failed
+  children=(${running[@]+"${running[@]}"})
+  if ((${#children[@]})); then
+    # The others would wait for the one that failed.
+    [[ ! $failed ]] || kill -KILL "${children[@]}" 2>/dev/null || true
+    sleep 0.1
   fi
 done
 exit "$status"
