@@ -172,7 +172,7 @@ def test_two_processes_are_told_to_stop_and_one_goes_on(tmp_path):
     while len(_rows(run_dir)) < 2 and process.poll() is None and time.monotonic() < until:
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == STATUS, out.read_text()
+    assert process.wait(timeout=300) == STATUS, out.read_text()
     told = re.findall(
         r"stage 1/1 train: SIGTERM: step (\d+) is saved, and the same command goes on from there",
         out.read_text(),
