@@ -13,10 +13,9 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Sharding
 
 from clir_jax.files import read_json, write_json
-from clir_jax.mesh import shardings as shardings_on
 from clir_jax.models.directories import new_directory
 from clir_jax.models.generator import Generator, GeneratorModel
 from clir_jax.models.generator_tokenizer import GeneratorTokenizer, load_generator_tokenizer
@@ -51,12 +50,6 @@ class LoadedGenerator:
     def model(self) -> GeneratorModel:
         """The module, made of ``graphdef`` and ``params``."""
         return nnx.merge(self.graphdef, self.params)
-
-
-def generator_on_mesh(loaded: LoadedGenerator, mesh: Mesh) -> LoadedGenerator:
-    """The same generator with its parameters on the devices of a mesh."""
-    params = jax.device_put(loaded.params, shardings_on(loaded.params, mesh))
-    return dataclasses.replace(loaded, params=params)
 
 
 def abstract_generator(

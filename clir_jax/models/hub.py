@@ -2,9 +2,9 @@
 
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -17,6 +17,8 @@ from clir_jax.models.layout import Layout
 from clir_jax.models.layout import PathLike as PathLike
 from clir_jax.models.layout import State as State
 from clir_jax.models.weights import Weights, open_weights, write_weights
+
+_T = TypeVar("_T")
 
 
 def _bert(vocab: int, width: int, layers: int, heads: int, **kwargs: Any) -> EncoderConfig:
@@ -193,16 +195,27 @@ def load_config(name: PathLike, **overrides: Any) -> EncoderConfig:
     text = os.fspath(name)
     if text in KNOWN_ARCHITECTURES and not Path(text).is_dir():
         return EncoderConfig.from_hf(KNOWN_ARCHITECTURES[text].to_hf(), **overrides)
-    return _read_config(resolve(name), overrides)
+    return read_config(resolve(name), EncoderConfig.from_hf, overrides)
 
 
-def _read_config(directory: Path, overrides: dict[str, Any]) -> EncoderConfig:
+def read_config(directory: Path, from_hf: Callable[..., _T], overrides: Mapping[str, Any]) -> _T:
+    """Read the ``config.json`` of a model.
+
+    Args:
+      directory: of the model.
+      from_hf: makes a configuration of the file's values and of ``overrides``.
+      overrides: fields that replace the file's.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if the file is damaged, or ``from_hf`` refuses it.
+    """
     path = directory / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{directory}: no config.json here; give a model's directory")
     found = read_json(path, dict)
     try:
-        return EncoderConfig.from_hf(found, **overrides)
+        return from_hf(found, **overrides)
     except ValueError as error:
         raise ValueError(f"{directory}: {error}") from error
 
@@ -244,7 +257,7 @@ def load_encoder(
       ValueError: if files and configuration do not fit; the message lists every difference.
     """
     directory = resolve(name)
-    config = _read_config(directory, overrides)
+    config = read_config(directory, EncoderConfig.from_hf, overrides)
     _, target = abstract_encoder(config)
     with open_weights(directory) as weights:
         prefix = encoder_prefix(weights)

@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 
-from clir_jax.files import read_json, write_json
-from clir_jax.models.hub import resolve
+from clir_jax.files import write_json
+from clir_jax.models.hub import read_config, resolve
 from clir_jax.models.layout import Layout, PathLike, State
 from clir_jax.models.t5 import T5, T5Config
 from clir_jax.models.weights import Weights, open_weights, write_weights
@@ -102,17 +102,7 @@ def load_t5_config(name: PathLike, **overrides: Any) -> T5Config:
     """
     if str(name) in KNOWN_T5 and not Path(name).is_dir():
         return dataclasses.replace(KNOWN_T5[str(name)], **overrides)
-    return _read_config(resolve(name), overrides)
-
-
-def _read_config(directory: Path, overrides: dict[str, Any]) -> T5Config:
-    path = directory / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{directory}: no config.json here; give a model's directory")
-    try:
-        return T5Config.from_hf(read_json(path, dict), **overrides)
-    except ValueError as error:
-        raise ValueError(f"{directory}: {error}") from error
+    return read_config(resolve(name), T5Config.from_hf, overrides)
 
 
 def abstract_t5(config: T5Config) -> tuple[nnx.GraphDef[T5], State]:
@@ -151,7 +141,7 @@ def load_t5(
       ValueError: if files and configuration do not fit; the message lists every difference.
     """
     directory = resolve(name)
-    config = _read_config(directory, overrides)
+    config = read_config(directory, T5Config.from_hf, overrides)
     with open_weights(directory) as weights:
         if _HEAD in weights.shapes:
             tied = _one_table(weights)

@@ -239,8 +239,10 @@ def test_cached_is_uncached():
             hidden = t5.decode(tokens[:, 0, :-1], encoded, source.mask)
             return t5.logits(jax.lax.dynamic_slice_in_dim(hidden, place, 1, axis=1)), state
 
-        none = lambda state, parents: state  # noqa: E731
-        return search(step, None, none, ROWS, SPEC.target_length, CONFIG, GREEDY)
+        def keep(state, parents):
+            return state
+
+        return search(step, None, keep, ROWS, SPEC.target_length, CONFIG, GREEDY)
 
     whole = uncached(params, jax.tree.map(jnp.asarray, SOURCE))
     np.testing.assert_array_equal(_greedy().ids, whole.ids)

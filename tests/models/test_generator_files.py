@@ -16,7 +16,6 @@ from clir_jax.models.generator import Generator, Greedy
 from clir_jax.models.generator_files import (
     LoadedGenerator,
     abstract_generator,
-    generator_on_mesh,
     is_generator,
     load_generator,
     save_generator,
@@ -26,6 +25,7 @@ from clir_jax.models.generator_tokenizer import GeneratorTokenizer
 from clir_jax.models.requests import Tokens
 from clir_jax.models.t5 import T5Config
 from clir_jax.models.t5_files import save_t5
+from clir_jax.training.kinds import on_mesh
 
 SPEC = Generator(source_length=9, target_length=6, languages=("sw",))
 CONFIG = T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
@@ -61,7 +61,7 @@ def test_a_saved_generator_is_what_it_was(saved):
     spread = load_generator(saved, shardings=places, dtype="float32")
     assert spread.t5_config == dataclasses.replace(config, dtype="float32")
     assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding == s, spread.params, places))
-    moved = generator_on_mesh(loaded, make_mesh(2, 2, 2)).params
+    moved = on_mesh(loaded, make_mesh(2, 2, 2)).params
     assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding == s, moved, places))
 
 
