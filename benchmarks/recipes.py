@@ -4,8 +4,9 @@
 
 A variant is a recipe of ``configs/bench`` with arguments. Each ends in one line of
 ``results.jsonl`` in the folder, with the rows of its summary; what has a line is not trained again,
-and what was interrupted goes on. What mse and langcl begin with is measured once: with the variant
-that has no arguments. ``--table`` prints the lines that are there.
+and what was interrupted goes on. Variants without arguments search all passages as well, and
+measure what they begin with; the others search a sample only, and begin where the first one does.
+``--table`` prints the lines that are there.
 """
 
 import argparse
@@ -74,7 +75,9 @@ def _measure_missing(given: argparse.Namespace, results: Path) -> None:
 
 def _run(given: argparse.Namespace, variant: str, seed: int) -> Run:
     recipe = variant.partition(",")[0]
-    arguments = ",".join(filter(None, (f"language={given.language}", VARIANTS[variant])))
+    arguments = f"language={given.language}"
+    if VARIANTS[variant]:
+        arguments += f",{VARIANTS[variant]},whole=False"
     run = load(f"configs/bench/{recipe}.py:{arguments},seed={seed}")
     run = set_values(run, [f"data_root={given.data_root}"])
     # What cl_relkt begins with is another with another pooling.

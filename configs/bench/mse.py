@@ -14,6 +14,8 @@ Data:     under data_root: ``english/``, ``bitext/<language>/*.tsv``, ``retrieva
           ``vocab/mbert_wordpiece.txt``.
 Test:     XQuAD or AfriQA questions over 10,350 English passages, where the language has them, else
           the 200 held-out pairs among the same passages; and these pairs among themselves.
+          ``es-sample`` and ``en-sample`` search ``sample`` passages, all that are relevant among
+          them; ``:whole=False`` leaves the 10,350 out.
 Command:  python -m clir_jax.train --config configs/bench/mse.py:language=es --set data_root=DATA
 Hardware: 2 CPU cores.
 Score:    not run yet.
@@ -23,6 +25,7 @@ the rate is that of a small network with a new vocabulary. The test questions ch
 stage is measured once, at its end.
 """
 
+import dataclasses
 from collections.abc import Mapping
 
 from clir_jax.config import (
@@ -82,13 +85,22 @@ def get_config(
     english_weight: float = 1.0,
     questions: str = "",
     question_steps: int = 60,
+    sample: int = 1_000,
+    whole: bool = True,
     seed: int = 0,
 ) -> Run:
     """The student of ``language``; ``questions`` is "", "scores" or "labels"."""
     if questions not in ("", *_WAYS):
         raise ValueError(f"questions is {questions!r}; write one of {', '.join(_WAYS)}, or nothing")
     bitext = BitextTSV(f"bitext/{language}/*.tsv", language, hold_out=_HELD_OUT)
-    source, tests = _questions(language)
+    source, searched = _questions(language)
+    tests: dict[str, Collection | BitextPairs] = {
+        f"{name}-sample": dataclasses.replace(test, sample=sample)
+        for name, test in searched.items()
+        if isinstance(test, Retrieval)
+    }
+    if whole or not tests:
+        tests |= searched
     read = () if source is None else (source,)
     vocabulary = ReplaceVocabulary(
         "vocab/mbert_wordpiece.txt", (bitext, _ENGLISH, *read, _PASSAGES)
@@ -161,7 +173,7 @@ def _stage(
     )
 
 
-def _questions(language: str) -> tuple[Source | None, dict[str, Collection | BitextPairs]]:
+def _questions(language: str) -> tuple[Source | None, dict[str, Collection]]:
     """Questions to train on, in English and the language; and others to test, in both as well."""
     if language in _XQUAD:
         train, test = "retrieval/xquad/train", "retrieval/xquad/dev"
