@@ -9,8 +9,12 @@ from jaxtyping import Bool, Int
 from tokenizers import Encoding, Tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from clir_jax.files import read_json
-from clir_jax.models.tokenizer import TextTokenizer, write_tokenizer
+from clir_jax.models.tokenizer import (
+    TextTokenizer,
+    read_backend,
+    special_tokens,
+    write_tokenizer,
+)
 
 _CUSTOMARY = {"eos": "</s>", "pad": "<pad>", "unk": "<unk>"}
 
@@ -107,7 +111,7 @@ def load_generator_tokenizer(path: str | Path) -> GeneratorTokenizer:
     """
     path = Path(path)
     if (path / "tokenizer.json").is_file():
-        backend = Tokenizer.from_file(str(path / "tokenizer.json"))
+        backend = read_backend(path / "tokenizer.json")
     elif (path / "spiece.model").is_file():
         backend = _converted(path)
     else:
@@ -115,15 +119,8 @@ def load_generator_tokenizer(path: str | Path) -> GeneratorTokenizer:
             f"tokenizer: {path} has neither tokenizer.json nor spiece.model; save the tokenizer "
             "there with save_pretrained of a fast tokenizer"
         )
-    special = dict(_CUSTOMARY)
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        found = read_json(path / name, dict) if (path / name).is_file() else {}
-        for role in special:
-            token = found.get(f"{role}_token")
-            token = token.get("content") if isinstance(token, dict) else token
-            special = special | ({role: token} if token else {})
     try:
-        return GeneratorTokenizer(backend, special)
+        return GeneratorTokenizer(backend, special_tokens(path, _CUSTOMARY, _CUSTOMARY))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

@@ -7,7 +7,7 @@ threads, and their files are read by every version of ``transformers``.
 import dataclasses
 import string
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tokenizers.processors import TemplateProcessing
 from clir_jax.files import read_json, write_json
 from clir_jax.models.retriever import LateInteraction, RetrieverSpec
 
+_CONFIG = "tokenizer_config.json"
 ROLES = ("cls", "sep", "pad", "unk", "mask")
 # What BERT's and XLM-R's own files leave unsaid: their tokenizer_config.json names no token.
 _CUSTOMARY = {
@@ -191,8 +192,6 @@ def load_tokenizer(path: str | Path, *, lowercase: bool | None = None) -> TextTo
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"tokenizer: there is no {path}; write a directory or a vocabulary")
-    config = _read_json(path / "tokenizer_config.json")
-    named = _read_json(path / "special_tokens_map.json")
     file = path
     if path.is_dir():
         file = (
@@ -204,22 +203,38 @@ def load_tokenizer(path: str | Path, *, lowercase: bool | None = None) -> TextTo
             "with save_pretrained of a fast tokenizer"
         )
     if file.suffix == ".json":
-        backend = _from_json(file)
+        backend = read_backend(file)
     else:
-        backend = _from_vocabulary(file, config, lowercase)
-    special = dict(_CUSTOMARY.get(type(backend.model).__name__, {}))
-    for source in (config, named):
-        for role in ROLES:
-            token = source.get(f"{role}_token")
-            token = token.get("content") if isinstance(token, dict) else token
-            special = special | ({role: token} if token else {})
+        backend = _from_vocabulary(file, _read_json(path / _CONFIG), lowercase)
+    customary = _CUSTOMARY.get(type(backend.model).__name__, {})
     try:
-        return TextTokenizer(backend, special)
+        return TextTokenizer(backend, special_tokens(path, ROLES, customary))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _from_json(file: Path) -> Tokenizer:
+def special_tokens(
+    path: Path, roles: Iterable[str], customary: Mapping[str, str]
+) -> dict[str, str]:
+    """Read which tokens play ``roles``, of the files that ``transformers`` writes beside a
+    tokenizer; a role that no file names is played by the ``customary`` token, if by any.
+    """
+    special = dict(customary)
+    for file in (_CONFIG, "special_tokens_map.json"):
+        found = _read_json(path / file)
+        for role in roles:
+            token = found.get(f"{role}_token")
+            token = token.get("content") if isinstance(token, dict) else token
+            special |= {role: token} if token else {}
+    return special
+
+
+def read_backend(file: Path) -> Tokenizer:
+    """Read ``tokenizer.json``.
+
+    Raises:
+      ValueError: if it is damaged.
+    """
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing narrower

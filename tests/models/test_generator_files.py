@@ -120,6 +120,9 @@ def test_files_that_do_not_fit_are_refused(saved):
     edit("config.json", {"eos_token_id": 3})
     with pytest.raises(ValueError, match=r"eos_token_id is 3 in config.json and '</s>' is token 1"):
         load_generator(saved)
+    (saved / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"tokenizer.json: not a tokenizer .*; restore the file"):
+        load_generator(saved)
     shutil.rmtree(saved)
     narrow = _generator(dataclasses.replace(CONFIG, vocab_size=4))
     with pytest.raises(ValueError, match="tokenizer has 5 tokens and the model 4 embeddings"):
