@@ -21,7 +21,7 @@ FLOORS = [
     {"config", "config_parts", "config_works", "config_types", "config_files"},
     {"training"},
     {"command"},
-    {"align", "export", "generate", "train", "evaluate", "mine", "prepare", "score"},
+    {"align", "export", "generate", "train", "evaluate", "mine", "prepare", "score", "search"},
 ]
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 
