@@ -65,9 +65,13 @@ class Mine(_Work):
         compares nothing. (Chinese, Japanese and Thai have a clause for a word.)
       other_documents: leave out passages of a positive's document, which are those with its title;
         a positive that is not in the corpus has none.
-      judge: a retriever, or ``"bm25"``, that leaves out what it scores above
-        ``judge_max_relative`` of its score of the positive; None for no judge.
-      judge_max_relative: as ``max_relative``.
+      judge: a retriever, ``"bm25"``, a cross-encoder or a query generator, that leaves out what it
+        scores above ``judge_max_relative`` of its score of the positive; None for no judge. The
+        latter two read every question with each of its passages.
+      judge_max_relative: as ``max_relative``. The scores of a cross-encoder and a generator are
+        logarithms, of which a share has no meaning: with them it is the share of :math:`e^{s^+}`,
+        so that :math:`s \le s^+ + \ln(\mathtt{judge\_max\_relative})`; .1, for instance, leaves out
+        what gets more than a tenth of what the positive gets in a softmax over passages.
       judge_language: that the judge reads questions in; empty for ``query_language``.
       drop_empty: leave out records without any negative; they are kept otherwise.
 

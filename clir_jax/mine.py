@@ -59,8 +59,17 @@ def _add_choice(parser: Parser) -> None:
     add("--semi-hard-margin", type=float, help="that margin")
     add("--duplicates", type=float, help="leave out what shares this share of a positive's words")
     add("--other-documents", action="store_true", help="leave out passages of a positive's title")
-    add("--judge", help="a retriever, or bm25, that leaves out what it finds relevant")
-    add("--judge-max-relative", type=float, help="share of its score of the positive (0.95)")
+    add(
+        "--judge",
+        help="a retriever, bm25, a cross-encoder or a generator, that leaves out what it finds "
+        "relevant",
+    )
+    add(
+        "--judge-max-relative",
+        type=float,
+        help="share of its score of the positive (0.95); of exp(score) with a cross-encoder or a "
+        "generator, whose scores are logarithms",
+    )
     add("--judge-language", help="the judge reads questions in (--query-language)")
     add("--drop-empty", action="store_true", help="leave out questions without a negative")
 

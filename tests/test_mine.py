@@ -7,9 +7,11 @@ import pytest
 
 from clir_jax.data.rankings import RankingJSONL
 from clir_jax.mine import main
+from clir_jax.models.cross_encoder_files import save_cross_encoder
 from clir_jax.models.formats import save_loaded
 from clir_jax.training import mining
 from clir_jax.training.logging import WorkLog
+from tests.training.test_judges import cross_encoder, pair_scores
 from tests.training.workshop import retriever, scores_by_hand
 
 PASSAGES = {
@@ -92,6 +94,20 @@ def test_a_model_and_a_judge(command, tmp_path):
     for row, (line, left_out) in enumerate(zip(written(tmp_path), ({0, 4}, {2}), strict=True)):
         order = [texts[n] for n in np.argsort(-scores[row], kind="stable") if n not in left_out]
         assert line["negatives"] == order[:4]
+
+
+def test_a_cross_encoder_is_the_judge(command, tmp_path):
+    judge = cross_encoder([word for name in PASSAGES for word in text(name).split()])
+    save_cross_encoder(tmp_path / "reader/model", judge)
+    positive, *scores = pair_scores(judge, "sea whales", "en", [text(name) for name in "abce"])
+    lowest, second, _ = sorted(scores)
+    # Between the two that it scores lowest, as a share of the positive in a softmax.
+    share = np.exp((lowest + second) / 2 - positive)
+    options = ["--model", "bm25", "--query-language", "en", "--negatives", "3"]
+    judged = ["--judge", "reader", "--judge-max-relative", str(share)]
+    assert main([*options, *judged, *command]) == 0
+    kept = text("bce"[scores.index(lowest)])
+    assert [line["negatives"] for line in written(tmp_path)] == [[kept], []]
 
 
 def test_rankings_in_the_place_of_judgements(command, tmp_path, capsys):

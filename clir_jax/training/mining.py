@@ -1,5 +1,6 @@
 """``Mine``: rankings with hard negatives, which a retriever ranks high and nobody judged."""
 
+import functools
 import json
 import shutil
 from collections import Counter
@@ -12,7 +13,9 @@ import numpy as np
 from clir_jax.config import FromStage, Mine
 from clir_jax.data.reading import DataError
 from clir_jax.data.records import Ranking, Records
+from clir_jax.evaluation.retrieval import TextEncoder
 from clir_jax.files import read_json, replacing, write_json
+from clir_jax.models.formats import LoadedRetriever
 from clir_jax.training.artifacts import (
     RECORDS,
     Workplace,
@@ -24,24 +27,29 @@ from clir_jax.training.artifacts import (
     write_rankings,
     written_lines,
 )
+from clir_jax.training.judges import Judge, PairJudge
+from clir_jax.training.kinds import pair_scorer
 from clir_jax.training.negatives import Corpus, Miner
 from clir_jax.training.searchers import LexicalSearcher, Searcher, StoredSearcher
 
 # Records whose questions are searched together: as many as memory allows, because the passages'
 # vectors are read again for every block.
 _BLOCK = 16_384
+# A judge that reads pairs takes longer than the search, and a kill loses what it has read of a
+# block.
+_READ_BLOCK = 1024
 _COUNTS, _UNFINISHED = "counts.json", "unfinished"
 
 
 def mine(work: Mine, place: Workplace) -> str:
     """Write the source with negatives from what the model ranks first; ``Mine`` has the options.
 
-    The passages are encoded once, and their vectors kept on disk, float16, until all is done; a
-    judge's too. Passages are known to be relevant to a question whose text any record of the source
-    calls relevant to it. What is drawn by chance comes from (seed, record number), and is written
-    best first. Negatives and scores that the source has are replaced. A record for which fewer are
-    left is kept with these; in training, the rest is padding. What became of the passages that were
-    looked at is told as a table.
+    The passages are encoded once, and their vectors kept on disk, float16, until all is done; those
+    of a judge that is a retriever too. Passages are known to be relevant to a question whose text
+    any record of the source calls relevant to it. What is drawn by chance comes from (seed, record
+    number), and is written best first. Negatives and scores that the source has are replaced. A
+    record for which fewer are left is kept with these; in training, the rest is padding. What
+    became of the passages that were looked at is told as a table.
 
     Args:
       work: what to do.
@@ -79,22 +87,19 @@ def mine(work: Mine, place: Workplace) -> str:
 def _search(work: Mine, place: Workplace, records: Records, directory: Path) -> None:
     """Write all records, with and without negatives."""
     corpus = Corpus(work, place, records)
-    searchers = {
-        name: _searcher(work, model, name, place, corpus, directory)
-        for name, model in (("model", work.model), ("judge", work.judge))
-        if model is not None
-    }
-    encoded = sum(isinstance(searcher, StoredSearcher) for searcher in searchers.values())
-    before, total = 0, len(corpus.texts) * encoded + len(records)
+    searcher = _searcher(work, place, corpus, directory)
+    judge = _judge(work, place, corpus, directory, records.languages[0])
+    stored = [each for each in (searcher, judge) if isinstance(each, StoredSearcher)]
+    before, total = 0, len(corpus.texts) * len(stored) + len(records)
 
     def progress(done: int, _: int = 0) -> None:
         place.progress(before + done, total)
 
-    for searcher in searchers.values():
-        searcher.prepare(progress)
-        before += len(corpus.texts) * isinstance(searcher, StoredSearcher)
+    for each in stored:
+        each.prepare(progress)
+        before += len(corpus.texts)
 
-    miner = Miner(work, place.seed, records, corpus, searchers["model"], searchers.get("judge"))
+    miner = Miner(work, place.seed, records, corpus, searcher, judge)
     file = directory / _COUNTS
 
     def lists(block: Sequence[Ranking], rows: range) -> Iterator[tuple[list[str], None]]:
@@ -109,26 +114,40 @@ def _search(work: Mine, place: Workplace, records: Records, directory: Path) -> 
 
     unfinished = directory / _UNFINISHED
     unfinished.mkdir(exist_ok=True)
-    write_rankings(unfinished, records, _BLOCK, lists, progress)
+    size = min(_BLOCK, _READ_BLOCK) if isinstance(judge, PairJudge) else _BLOCK
+    write_rankings(unfinished, records, size, lists, progress)
 
 
-def _searcher(
-    work: Mine,
-    model: str | FromStage,
-    name: str,
-    place: Workplace,
-    corpus: Corpus,
-    directory: Path,
-) -> Searcher:
+def _searcher(work: Mine, place: Workplace, corpus: Corpus, directory: Path) -> Searcher:
+    if work.model == "bm25":
+        return LexicalSearcher(corpus.texts, corpus.searched)
+    encoder = place.encoder(work.model)
+    return _stored(work, work.model, encoder, corpus, directory / _UNFINISHED / "model")
+
+
+def _judge(
+    work: Mine, place: Workplace, corpus: Corpus, directory: Path, language: str
+) -> Judge | None:
+    """Who leaves out passages; ``language`` is that of questions where the work names none."""
+    model = work.judge
+    if model is None:
+        return None
     if model == "bm25":
         return LexicalSearcher(corpus.texts, corpus.searched)
-    return StoredSearcher(
-        place.encoder(model),
-        corpus.texts,
-        corpus.searched,
-        directory / _UNFINISHED / name,
-        lambda told: check_finite(work, model, told),
-    )
+    loaded = place.load_model(model, None)
+    if isinstance(loaded, LoadedRetriever):
+        encoder = TextEncoder.of(loaded, place.mesh)
+        return _stored(work, model, encoder, corpus, directory / _UNFINISHED / "judge")
+    language = work.judge_language or work.query_language or language
+    scorer, check = pair_scorer(loaded, place.mesh), functools.partial(check_finite, work, model)
+    return PairJudge(scorer, corpus.texts, language, check)
+
+
+def _stored(
+    work: Mine, model: str | FromStage, encoder: TextEncoder, corpus: Corpus, directory: Path
+) -> StoredSearcher:
+    check = functools.partial(check_finite, work, model)
+    return StoredSearcher(encoder, corpus.texts, corpus.searched, directory, check)
 
 
 def _finish(work: Mine, directory: Path) -> None:

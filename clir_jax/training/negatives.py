@@ -17,7 +17,11 @@ from clir_jax.data.records import Ranking, Records, Text, read
 from clir_jax.data.tables import text_key
 from clir_jax.evaluation.bm25 import words
 from clir_jax.training.artifacts import Workplace
+from clir_jax.training.judges import Judge, limit, relative
 from clir_jax.training.searchers import Found, Searcher
+
+# Records that a judge hears at once, so that memory does not grow with what is mined together.
+_HEARD = 256
 
 
 class Corpus:
@@ -115,7 +119,7 @@ class Miner:
         records: Records,
         corpus: Corpus,
         searcher: Searcher,
-        judge: Searcher | None,
+        judge: Judge | None,
     ) -> None:
         self._work, self._seed, self._records, self._corpus = work, seed, records, corpus
         self._searcher, self._judge = searcher, judge
@@ -135,14 +139,15 @@ class Miner:
           block: records.
           rows: their numbers.
           counts: what became of how many passages is added to it.
-          progress: told how far the search is.
+          progress: told how far the search is, and then the judge.
 
         Returns:
           The numbers of each record's negatives, the best first.
         """
         work = self._work
         asked, which = _asked(self._searcher, block, self._language)
-        found = self._searcher.find(asked, work.depth, progress)
+        parts = 1 if self._judge is None else 2
+        found = self._searcher.find(asked, work.depth, lambda done, of: progress(done, parts * of))
         left = [
             self._candidates(record, found[n], counts)
             for record, n in zip(block, which, strict=True)
@@ -155,7 +160,7 @@ class Miner:
         for one, positive in zip(left, positives, strict=True):
             self._bound(one, float(positive), counts)
         if self._judge is not None:
-            self._hear(self._judge, block, left, counts)
+            self._hear(self._judge, block, left, counts, progress)
         chosen = []
         for row, one, positive in zip(rows, left, positives, strict=True):
             drawn = self._draw(row, one, float(positive))
@@ -195,23 +200,32 @@ class Miner:
                 left.scores <= positive - work.margin
             )
         if work.max_relative is not None:
-            limit = _relative(positive, work.max_relative)
-            counts["above max_relative of the positive"] += left.keep(left.scores <= limit)
+            highest = relative(positive, work.max_relative)
+            counts["above max_relative of the positive"] += left.keep(left.scores <= highest)
         if work.hard or work.semi_hard:
             hard, semi = self._kinds(left, positive)
             counts["neither hard nor semi-hard"] += left.keep(hard | semi)
 
     def _hear(
-        self, judge: Searcher, block: Sequence[Ranking], left: list[_Left], counts: Counter[str]
+        self,
+        judge: Judge,
+        block: Sequence[Ranking],
+        left: list[_Left],
+        counts: Counter[str],
+        progress: Callable[[int, int], None],
     ) -> None:
         """Leave out what the judge scores about as high as the positive, or above it."""
-        language = self._work.judge_language or self._language
-        asked, which = _asked(judge, block, language)
-        positives = judge.score(asked, which, [self._positives(record) for record in block])
-        told = judge.score(asked, which, [one.rows.tolist() for one in left])
-        for one, scores, own in zip(left, told, positives, strict=True):
-            limit = _relative(float(own.min()), self._work.judge_max_relative)
-            counts["left out by the judge"] += one.keep(scores <= limit)
+        work, total = self._work, len(block)
+        asked, which = _asked(judge, block, work.judge_language or self._language)
+        for start in range(0, total, _HEARD):
+            progress(total + start, 2 * total)
+            part = slice(start, start + _HEARD)
+            positives = [self._positives(record) for record in block[part]]
+            own = judge.score(asked, which[part], positives)
+            told = judge.score(asked, which[part], [one.rows.tolist() for one in left[part]])
+            for one, scores, known in zip(left[part], told, own, strict=True):
+                highest = limit(judge, float(known.min()), work.judge_max_relative)
+                counts["left out by the judge"] += one.keep(scores <= highest)
 
     def _draw(self, row: int, left: _Left, positive: float) -> Int[np.ndarray, " n"]:
         """Places in ``left`` of the negatives of record ``row``."""
@@ -240,11 +254,11 @@ class Miner:
         return str(record.positives[place].text)
 
 
-def _asked(searcher: Searcher, block: Sequence[Ranking], language: str) -> tuple[Any, list[int]]:
+def _asked(judge: Judge, block: Sequence[Ranking], language: str) -> tuple[Any, list[int]]:
     """The questions of a block without repetitions, and which of them is each record's."""
     numbers: dict[str, int] = {}
     which = [numbers.setdefault(record.queries[language], len(numbers)) for record in block]
-    return searcher.ask(list(numbers)), which
+    return judge.ask(list(numbers)), which
 
 
 def _relevant(records: Records) -> dict[int, dict[int, tuple[int, int]]]:
@@ -256,11 +270,6 @@ def _relevant(records: Records) -> dict[int, dict[int, tuple[int, int]]]:
         for place, passage in enumerate(record.positives):
             own.setdefault(text_key(passage.text), (row, place))
     return known
-
-
-def _relative(positive: float, share: float) -> float:
-    """``share`` of a score above 0; as much below a score that is not."""
-    return positive - (1 - share) * abs(positive)
 
 
 @functools.lru_cache(maxsize=2**16)

@@ -31,7 +31,7 @@ def refuse_unsupported(run: Run, shards: int) -> None:
         )
     for step in run.flat():
         if isinstance(step, Mine):
-            _refuse_kinds(run, step, {"model": RETRIEVER, "judge": RETRIEVER})
+            _refuse_kinds(run, step, {"model": RETRIEVER})
         if isinstance(step, Generate):
             _refuse_kinds(run, step, {"model": GENERATOR, "round_trip": RETRIEVER})
     for stage in run.training_stages():
