@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--model", required=True, help="a run, or a directory of a generator")
+    add("--model", required=True, help="a generator: a run, or a directory that clir_jax saved")
     add("--corpus", required=True, help="JSON lines with _id, title and text")
     add("--output", required=True, metavar="FILE", help="JSON lines; RankingJSONL reads them")
     add("--languages", required=True, nargs="+", help="of the questions, the rankings' own first")
@@ -92,8 +92,16 @@ def _generate(given: argparse.Namespace) -> int:
     options |= {"corpus": CorpusJSONL(given.corpus, on_bad_record=given.on_bad_record)}
     work = Generate("questions", **options)
     # Imported late: --help and mistakes in the options need none of it.
+    from clir_jax.evaluation.retrieval import saved_at
+    from clir_jax.models import hub
     from clir_jax.training.alone import write_records
+    from clir_jax.training.kinds import kind_at
 
+    if kind_at(hub.locate(saved_at(given.model))) is None:
+        raise ValueError(
+            f"--model {given.model}: this is no generator that clir_jax has saved; give a run that "
+            "trained one, or its model/, and train one first if this is a T5"
+        )
     write_records("generate", work, output, given.seed)
     return 0
 

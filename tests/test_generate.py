@@ -8,6 +8,7 @@ import pytest
 from clir_jax.data.rankings import RankingJSONL
 from clir_jax.generate import main
 from clir_jax.models.generator_files import save_generator
+from clir_jax.models.t5_files import save_t5
 from tests.models import test_generator_files as generators
 
 PASSAGES = {"p": "a b b", "q": "b a a b", "r": "a a b b"}
@@ -76,11 +77,18 @@ def test_a_beam_search_is_that_of_transformers(folder, capsys):
             "model './nowhere': no such directory; write an existing directory or a hub name such "
             "as 'bert-base-multilingual-cased'",
         ),
+        (
+            ["--model", "plain"],
+            "--model plain: this is no generator that clir_jax has saved; give a run that trained "
+            "one, or its model/, and train one first if this is a T5",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence(folder, options, sentence, capsys):
-    if "--model" not in options:
-        (folder / "model").mkdir()
+    loaded = generators._generator()
+    save_generator(folder / "model", loaded)
+    save_t5(folder / "plain", loaded.t5_config, loaded.params["t5"])
+    loaded.tokenizer.save(folder / "plain")
     assert main(["--model", "model", *OPTIONS, *options]) == 2
     assert capsys.readouterr().err == f"error: {sentence}\n"
 
