@@ -28,15 +28,13 @@ from clir_jax.training.step import Chunking, StepTask, TrainState, make_gradient
 from clir_jax.tree import paths
 from tests.training.workshop import LATE, RANKINGS, WORDS, retriever, sentence
 
+DTYPES = ("float64", "float32")
 KERNEL = np.arange(24.0, dtype=np.float32).reshape(8, 3)
 
 
 def gradient(mesh, folder):
-    """Loss and gradient of one batch in float64, dropout on, and the questions of three batches."""
+    """Loss and gradient of one batch by dtype, dropout on, and the questions of three batches."""
     loaded, task = retriever(), InfoNCE()
-    config = dataclasses.replace(
-        loaded.encoder_config, dtype="float64", hidden_dropout_prob=0.2, remat=False
-    )
     rank, world = row_share(mesh)
     batches = task_dataset(
         task.student,
@@ -50,15 +48,21 @@ def gradient(mesh, folder):
         passages=2,
     )
     told = {"ids": np.stack([batches[n]["labels"]["ranking.query_id"] for n in range(3)])}
-    with jax.enable_x64(True), jax.set_mesh(mesh):
-        graphdef, params = nnx.split(Retriever(LATE, config, rngs=nnx.Rngs(0)))
-        params = jax.tree.map(lambda x: np.asarray(on_host(x), np.float64), params)
-        params = jax.device_put(params, shardings(params, mesh))
-        make = make_gradient(graphdef, {}, {"ir": StepTask(task)}, seed=0, chunking=Chunking(200))
-        batch = put_rows(Batch(**batches[1]), mesh)
-        found, metrics = jax.jit(make)(params, {}, {"ir": batch}, np.int32(1))
-        told |= {f"gradient {path}": on_host(leaf) for path, leaf in paths(found).items()}
-        told["loss"] = on_host(metrics["loss"])
+    for dtype in DTYPES:
+        config = dataclasses.replace(
+            loaded.encoder_config, dtype=dtype, hidden_dropout_prob=0.2, remat=False
+        )
+        with jax.enable_x64(dtype == "float64"), jax.set_mesh(mesh):
+            graphdef, params = nnx.split(Retriever(LATE, config, rngs=nnx.Rngs(0)))
+            params = jax.tree.map(lambda x, dtype=dtype: np.asarray(on_host(x), dtype), params)
+            params = jax.device_put(params, shardings(params, mesh))
+            tasks = {"ir": StepTask(task)}
+            make = make_gradient(graphdef, {}, tasks, seed=0, chunking=Chunking(200))
+            batch = put_rows(Batch(**batches[1]), mesh)
+            found, metrics = jax.jit(make)(params, {}, {"ir": batch}, np.int32(1))
+            leaves = paths(found).items()
+            told |= {f"{dtype} gradient {path}": on_host(leaf) for path, leaf in leaves}
+            told[f"{dtype} loss"] = on_host(metrics["loss"])
     return told
 
 
