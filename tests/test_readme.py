@@ -1,0 +1,169 @@
+"""Every snippet of README.md: Python is run, and so is every command, on tiny files.
+
+A snippet or a line that this test does not know makes it fail.
+"""
+
+import dataclasses
+import importlib
+import json
+import re
+import shlex
+import sys
+import tomllib
+from pathlib import Path
+
+import jax
+import pytest
+from flax import nnx
+
+from clir_jax import objectives
+from clir_jax.config_files import load
+from clir_jax.models.encoder import EncoderConfig
+from clir_jax.models.formats import LoadedRetriever, save_loaded
+from clir_jax.models.generator_files import save_generator
+from clir_jax.models.retriever import LateInteraction, Retriever
+from clir_jax.models.tokenizer import add_markers, punctuation_ids
+from clir_jax.models.vocabulary import train_wordpiece
+from tests.models import test_generator_files as generators
+from tests.test_score import _save_cross_encoder
+from tests.training import test_contract as contract
+from tests.training.workshop import WORDS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
+PYTHON = {text.splitlines()[0]: text for language, text in BLOCKS if language == "python"}
+LINES = [
+    words
+    for language, text in BLOCKS
+    if language == "sh"
+    for words in (shlex.split(line, comments=True) for line in text.splitlines())
+    if words
+]
+CONFIGURATION = "# mine.py"
+OBJECTIVE = "# clir_jax/objectives/similarity.py"
+ITS_TEST = "# tests/objectives/test_similarity.py"
+# What `make` runs is tested elsewhere: tests/test_quickstart.py is the quickstart, as it is
+# configured (slow), and tests/training/test_loop.py a tiny one; the other is this suite.
+MADE = {"quickstart", "test"}
+PASSAGES = ["a b lake river", "b a moon", "a a b tuna", "b b goats"]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Where the commands are run: the files and the models that they name, all of them tiny."""
+    for name, lines in {
+        "corpus.jsonl": [json.dumps({"_id": str(n), "text": t}) for n, t in enumerate(PASSAGES)],
+        "queries.tsv": ["1\ta lake", "2\tb goats"],
+        "qrels.trec": ["1 0 0 1", "2 0 3 1"],
+        "bitext.tsv": ["1\tlake\tziwa", "2\tgoats\tmbuzi"],
+        "mine.py": [PYTHON[CONFIGURATION]],
+    }.items():
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for name in ("quickstart", "english"):
+        save_loaded(tmp_path / "runs" / name / "model", _retriever())
+    _save_cross_encoder(tmp_path / "runs/reranker/model")
+    # As many embeddings as pieces, so that whatever is written can be read.
+    generator = generators._generator(dataclasses.replace(generators.CONFIG, vocab_size=5))
+    spec = dataclasses.replace(generator.spec, source_length=32)
+    save_generator(tmp_path / "runs/generator/model", dataclasses.replace(generator, spec=spec))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _retriever():
+    spec = LateInteraction()
+    tokenizer, _ = add_markers(train_wordpiece([*WORDS, *PASSAGES], 80), spec)
+    config = EncoderConfig(
+        vocab_size=tokenizer.size,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=spec.passage_length,
+    )
+    graphdef, params = nnx.split(Retriever(spec, config, rngs=nnx.Rngs(0)))
+    return LoadedRetriever(spec, config, graphdef, params, tokenizer, punctuation_ids(tokenizer))
+
+
+def test_every_snippet_is_known():
+    assert list(PYTHON) == [CONFIGURATION, OBJECTIVE, ITS_TEST]
+    assert {language for language, _ in BLOCKS} == {"python", "sh"}
+    assert len(re.findall(r"^ *(```|~~~)", README, re.M)) == 2 * len(BLOCKS)
+    outside = re.sub(r"^```.*?^```$", "", README, flags=re.M | re.S)
+    assert not re.search(r"^(    |\t)", outside, re.M)  # Markdown takes it for code
+
+
+def test_every_line_does_what_it_says(home, capsys):
+    done = [_carry_out(*words) for words in LINES]
+    assert done == [0] * len(LINES), capsys.readouterr().err
+    told = capsys.readouterr().out
+    assert "distil: LateInteraction" in told  # mine.py
+    assert "1  Mji mkuu wa Kenya ni upi?" in told
+    made = ("run.trec", "alignment.html", "scored.jsonl", "generated.jsonl", "exported/README.md")
+    for name in made:
+        assert (home / name).stat().st_size > 0
+
+
+def _carry_out(program, *words):
+    """Run a line of a shell; returns its exit status."""
+    if program == "make":
+        (target,) = words
+        return 0 if target in MADE & _targets() else 2
+    if program == "pip":
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        known = {".", *(f".[{name}]" for name in project["optional-dependencies"])}
+        return 0 if words[:2] == ("install", "-e") and set(words[2:]) <= known else 2
+    python, command, *options = words
+    assert (program, python) == ("python", "-m"), f"the test does not know how to run {program}"
+    if command == "pytest":
+        written = [name.removeprefix("# ") for name in PYTHON]
+        return 0 if all(name in written or (ROOT / name).is_file() for name in options) else 2
+    if command == "clir_jax.train" and not any(o.startswith("--check") for o in options):
+        options.append("--check")  # training itself takes minutes
+    return importlib.import_module(command).main(options)
+
+
+def _targets():
+    return set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+
+
+@pytest.fixture
+def similarity(tmp_path, monkeypatch):
+    """The objective, its file among those of the package."""
+    (tmp_path / "similarity.py").write_text(PYTHON[OBJECTIVE])
+    with monkeypatch.context() as patched:
+        patched.setattr(objectives, "__path__", [*objectives.__path__, str(tmp_path)])
+        yield objectives.discover()["SimilarityDistillation"]
+    del sys.modules["clir_jax.objectives.similarity"], objectives.similarity
+
+
+def test_the_objective_passes_its_test(similarity):
+    names = {}
+    exec(PYTHON[ITS_TEST], names)
+    tests = [name for name in names if name.startswith("test_")]
+    assert tests == ["test_the_loss_by_hand"]
+    names[tests[0]]()
+
+
+def test_the_objective_is_under_contract(similarity):
+    with jax.enable_x64(True):
+        setting = contract._setting(contract.LATE, "float64", {"it": similarity()})
+        program = contract._program(setting, *contract.VARIANTS[-1])  # the one with everything
+        contract._compare(program, contract._reference(setting), 1e-10)
+
+
+def test_what_is_named_is_there():
+    table = re.findall(r"^\|.*\|$", README, re.M)
+    assert max(map(len, table)) <= 200
+    recipes = [row.split("`")[1] for row in table if re.match(r"\| `[\w/]+\.py", row)]
+    files = {name.partition(":")[0] for name in recipes}
+    assert files == {str(p.relative_to(ROOT / "configs")) for p in ROOT.glob("configs/**/*.py")}
+    for name in recipes:
+        load(str(ROOT / "configs" / name))
+    assert set(re.findall(r"`(?:\S+=\S+ )?make ([\w-]+)`", README)) <= _targets()
+    rooms = "clir_jax|configs|benchmarks|launch|tests"
+    for path in re.findall(rf"`((?:{rooms})/[\w./-]+)`", README):
+        assert (ROOT / path).exists(), path
+    assert [name for name in objectives.discover() if f"`{name}`" not in README] == []
