@@ -235,5 +235,6 @@ def _told(run_dir):
     }
     answers = json.loads((run_dir / "artifacts/answers/about.json").read_text())
     told["artifacts/answers"] = [answers["facts"]]
-    told["summary"] = json.loads((run_dir / "summary.json").read_text())
+    summary = json.loads((run_dir / "summary.json").read_text())
+    told["summary"] = [{f"{row['stage']} {row['metric']}": row["value"]} for row in summary]
     return told
