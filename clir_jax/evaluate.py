@@ -54,14 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _evaluate(given: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from clir_jax.evaluation.report import summary_table
+    from clir_jax.evaluation.report import summary_tables
 
     where, values = _of_pairs(given) if given.bitext else _of_retrieval(given)
     rows = [
         {"stage": "", "system": given.model, **where, "metric": metric, "value": value}
         for metric, value in values.items()
     ]
-    Console().print(summary_table(rows))
+    Console().print(summary_tables(rows))
     return 0
 
 

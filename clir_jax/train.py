@@ -63,7 +63,7 @@ def _train(given: argparse.Namespace) -> int:
     import jax
     from rich.console import Console
 
-    from clir_jax.evaluation.report import summary_table
+    from clir_jax.evaluation.report import summary_tables
     from clir_jax.processes import join
     from clir_jax.training.loop import train
 
@@ -79,7 +79,7 @@ def _train(given: argparse.Namespace) -> int:
         return 0
     console = Console()
     if rows:
-        console.print(summary_table(rows))
+        console.print(summary_tables(rows))
     console.print(
         f"model: {directory / 'model'}  report: {directory / 'report.html'}", markup=False
     )

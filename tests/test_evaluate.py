@@ -40,8 +40,8 @@ def test_bm25_is_measured_and_its_ranking_written(files, tmp_path, capsys):
     told = capsys.readouterr().out
     # Question 2 ranks the goats (two words in common) before the salt (one): 1/2 and 0.
     rows = [line.split() for line in told.splitlines()]
-    assert ["seas", "en", "RR@10", "0.750"] in rows
-    assert ["R@1", "0.500"] in rows
+    assert ["dataset", "language", "system", "stage", "RR@10", "R@1"] in rows
+    assert ["seas", "en", "bm25", "0.750", "0.500"] in rows
     ranking = [line.split() for line in (tmp_path / "bm25.trec").read_text().splitlines()]
     assert [(q, d, rank) for q, _, d, rank, _, tag in ranking if tag == "bm25"][:3] == [
         ("1", "a", "1"),
@@ -77,7 +77,7 @@ def test_a_run_s_model_is_measured(files, tmp_path, capsys):
     assert {tag for *_, tag in ranking} == {"myrun"}
     reciprocal = (1 / (1 + list(order[0]).index(0)) + 1 / (1 + list(order[1]).index(2))) / 2
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["seas", "en", "RR@10", f"{reciprocal:.3f}"] in rows
+    assert ["seas", "en", "myrun", f"{reciprocal:.3f}"] in rows
 
 
 @pytest.mark.parametrize(
@@ -176,9 +176,9 @@ def test_bitext_is_measured_both_ways(tmp_path, monkeypatch, capsys):
     for files in (["p.tsv"], ["p.en", "p.sw"]):
         assert main(["--model", "run", "--language", "sw", "--bitext", *files]) == 0
         rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-        assert [files[-1], "sw", "accuracy", "xx->en", right[0]] in rows
-        assert ["accuracy", "en->xx", right[1]] in rows
-        assert [row[:2] for row in rows if row[:1] == ["margin"]] == [["margin", "F1"]]
+        assert ["accuracy", "accuracy", "margin"] in rows
+        assert ["dataset", "language", "system", "stage", "xx->en", "en->xx", "F1"] in rows
+        assert [files[-1], "sw", "run", *right] in [row[:5] for row in rows]
     for options, told in (
         ([], "--language is missing; write the one that --bitext has beside English"),
         (

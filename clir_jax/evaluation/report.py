@@ -1,4 +1,4 @@
-"""What a run came to: a table for the terminal, and one HTML page that needs no other file."""
+"""What a run came to: tables for the terminal, and one HTML page that needs no other file."""
 
 import dataclasses
 import html
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -61,38 +62,53 @@ pre { overflow-x: auto; font-size: .85rem; line-height: 1.45; }
 """
 
 
-def summary_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """Lay the summary out for a terminal: a line for each thing measured, a column for each system.
+def summary_tables(rows: Iterable[Mapping[str, Any]]) -> Group:
+    """Lay the summary out for a terminal: a line for each system, a column for each metric.
+
+    Datasets share a table if they were measured by the same metrics.
 
     Args:
       rows: of ``summary.json``, each with ``stage``, ``system``, ``dataset``, ``language``,
         ``metric`` and ``value``.
 
     Returns:
-      A table for ``rich.print``; the best value of a line is bold.
+      The tables; the best value of a metric, among a dataset's systems, is bold.
 
     Raises:
       ValueError: if a row lacks a key.
     """
     pivot = _pivot(rows)
+    metrics: dict[tuple[str, str], list[str]] = {}
+    for dataset, language, metric in pivot.columns:
+        metrics.setdefault((dataset, language), []).append(metric)
+    alike: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for measured, names in metrics.items():
+        alike.setdefault(tuple(names), []).append(measured)
+    return Group(*(_table(pivot, names, measured) for names, measured in alike.items()))
+
+
+def _table(pivot: "_Pivot", metrics: Sequence[str], measured: Iterable[tuple[str, str]]) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("dataset", "language", "metric"):
-        table.add_column(name, style="dim", no_wrap=True)
-    for system in pivot.systems:
-        heading = Text("\n".join(filter(None, pivot.label(system))))
-        table.add_column(heading, justify="right", overflow="fold")
-    above: tuple[str, str] | None = None
-    for column in pivot.columns:
-        dataset, language, metric = column
-        repeated = above == (dataset, language)
-        above = (dataset, language)
-        cells = [
-            Text(_number(pivot.values.get((system, column))), "bold" if best else "")
-            for system in pivot.systems
-            for best in (pivot.is_best(system, column),)
-        ]
-        names = ("", "", metric) if repeated else column
-        table.add_row(*(Text(name) for name in names), *cells)
+    for name in ("dataset", "language", "system", "stage"):
+        table.add_column(name, style="dim", overflow="fold", min_width=len(name))
+    for name in metrics:
+        table.add_column(Text(name.replace(" ", "\n")), justify="right", no_wrap=True)
+    for dataset, language in measured:
+        names = [dataset, language]
+        columns = [(dataset, language, metric) for metric in metrics]
+        for system in pivot.systems:
+            if not any((system, column) in pivot.values for column in columns):
+                continue
+            cells = [
+                Text(
+                    _number(pivot.values.get((system, column))),
+                    "bold" if pivot.is_best(system, column) else "",
+                )
+                for column in columns
+            ]
+            table.add_row(*(Text(name) for name in (*names, *pivot.label(system))), *cells)
+            names = ["", ""]
+        table.add_section()
     return table
 
 
