@@ -17,8 +17,10 @@ Test:     the other questions of XQuAD or AfriQA, after every stage over ``sampl
           the end over all 10,350 as well.
 Command:  python -m clir_jax.train --config configs/bench/drdecr.py:language=es \
             --set data_root=DATA
-Hardware: 2 CPU cores.
-Score:    not run yet.
+Hardware: 2 CPU cores; 74 minutes of one busy core.
+Score:    es, seed 0, nDCG@10 over 1,000 passages of questions in Spanish / the same in English: 1a
+          .359 / .904, 1b .279 / .861, 2a .509 / .840, 2b .535 / .862 (BM25 .304 / .910). Over all
+          passages, after 2b: .325 / .712 (BM25 .176 / .817).
 
 Differences from the paper: everything is small, teacher and student cut text differently (so the
 English side is aligned too), batches are of 16, and rates are those of a small network with a new
