@@ -35,12 +35,12 @@ VARIANTS = {
     "cl_relkt, no encoder stage": "encoder_steps=0",
     "quick, generator": "",
     "quick, generator, no alignment": "alignment=False",
-    "quick, cross-encoder": "teacher=cross_encoder",
-    "quick, no teacher": "teacher=none",
+    "quick, cross-encoder": "teacher=cross_encoder,alignment=False",
+    "quick, no teacher": "teacher=none,alignment=False",
     "quick, nothing generated": "teacher=none,alignment=False,generated=False",
-    "quick, generator, a third": "share=0.333",
-    "quick, cross-encoder, a third": "teacher=cross_encoder,share=0.333",
-    "quick, no teacher, a third": "teacher=none,share=0.333",
+    "quick, generator, a third": "alignment=False,share=0.333",
+    "quick, cross-encoder, a third": "teacher=cross_encoder,alignment=False,share=0.333",
+    "quick, no teacher, a third": "teacher=none,alignment=False,share=0.333",
 }
 """The arguments of each variant, beside the language; its name begins with the recipe."""
 _BEGUN = {"warm_up": "stages/01-1-warm-up/model", "generator": "stages/02-2a-text/model"}
