@@ -1,7 +1,6 @@
 """Rankings read in several languages: which of them a step reads, record by record."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +32,8 @@ class InLanguages:
         of them; the first is the language of ``source``. Empty leaves passages as they are.
       mix: ``"record"``, a language by chance for the question and one for all of its passages;
         ``"passage"``, one for the question and another for each passage; or ``"round_robin"``, no
-        chance: an epoch reads every record in each language in turn.
+        chance: an epoch reads every record once in each pair of a language of the question and one
+        of the passages.
 
     Raises:
       ValueError: if an option is out of range.
@@ -90,12 +90,11 @@ class InLanguages:
         if self.mix != "round_robin":
             alike = self.mix == "record"
             return records.changed(lambda i, record: _read(record, asked, passages, told, alike))
-        turns = math.lcm(len(asked), max(1, len(told)))
+        turns = len(asked) * max(1, len(told))
 
         def in_turn(i: int, record: Ranking) -> Ranking:
-            turn = i % turns
-            own = told[turn % len(told) : turn % len(told) + 1] if told else ()
-            return _read(record, (asked[turn % len(asked)],), passages, own, True)
+            query, own = divmod(i % turns, max(1, len(told)))
+            return _read(record, (asked[query],), passages, told[own : own + 1], True)
 
         return records.changed(in_turn, turns)
 

@@ -132,16 +132,18 @@ def test_a_language_by_chance_for_each_passage(folder):
     assert 0.6 < mixed / len(rows) < 0.9, "three in four lists of three have both"
 
 
-def test_round_robin_reads_every_record_in_each_language_once_an_epoch(folder):
-    source = InLanguages(RANKINGS, LANGUAGES, CORPORA, mix="round_robin")
+@pytest.mark.parametrize("languages", [LANGUAGES, ("sw", "en")])
+def test_round_robin_reads_every_pair_of_languages_once_an_epoch(folder, languages):
+    source = InLanguages(RANKINGS, languages, CORPORA, mix="round_robin")
+    turns = 2 * len(languages)
     records = source.open(str(folder))
-    assert len(records) == 6 * QUESTIONS
-    rows = list(read(folder, source, 6))
+    assert len(records) == turns * QUESTIONS
+    rows = list(read(folder, source, turns))
     found = collections.Counter((query, passages[0]) for query, passages, _ in rows)
     assert found == {
         (f"q{i}{asked}", f"p{i}{told}"): 1
         for i in range(QUESTIONS)
-        for asked in LANGUAGES
+        for asked in languages
         for told in TOLD
     }
     assert {len({text[-2:] for text in passages}) for _, passages, _ in rows} == {1}
