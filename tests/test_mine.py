@@ -1,10 +1,12 @@
 """The command that writes hard negatives."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from clir_jax import mine
 from clir_jax.data.rankings import RankingJSONL
 from clir_jax.mine import main
 from clir_jax.models.cross_encoder_files import save_cross_encoder
@@ -158,6 +160,44 @@ def test_stopped_and_started_again(command, tmp_path, monkeypatch, capsys):
     assert main(options) == 2
     told = "error: --output mined.jsonl: there is such a file already; write another name\n"
     assert capsys.readouterr().err == told
+
+
+def test_two_at_once(command, tmp_path, monkeypatch, capsys):
+    options = ["--model", "bm25", "--query-language", "en", *command]
+    (tmp_path / "mined.jsonl.lock").touch()  # what a kill leaves stops nobody
+    progress, ended = WorkLog.progress, []
+
+    def with_another(log, done, total):
+        if not ended:
+            ended.append(main(options))
+        progress(log, done, total)
+
+    monkeypatch.setattr(WorkLog, "progress", with_another)
+    assert main(options) == 0
+    assert ended == [2]
+    assert capsys.readouterr().err == (
+        "error: --output mined.jsonl: another process is writing it; wait until it has ended, or "
+        "write another name\n"
+    )
+    assert len(written(tmp_path)) == 2
+    assert not (tmp_path / "mined.jsonl.lock").exists()
+
+
+def test_one_that_ends_while_another_starts(command, tmp_path, monkeypatch, capsys):
+    options = ["--model", "bm25", "--query-language", "en", *command]
+    whole = tmp_path / "mined.jsonl"
+
+    def late(path):
+        whole.write_text("of the other\n")
+        return Path(path)
+
+    monkeypatch.setattr(mine, "new_file", late)
+    assert main(options) == 2
+    assert capsys.readouterr().err == (
+        "error: --output mined.jsonl: another process has just written it; write another name\n"
+    )
+    assert whole.read_text() == "of the other\n"
+    assert not (tmp_path / "mined.jsonl.lock").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,10 @@
 """A work that a command carries out by itself, in no run: its records become one file."""
 
+import contextlib
+import fcntl
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -27,7 +31,15 @@ def write_records(label: str, work: Mine | Score | Generate, output: Path, seed:
       work: what to do; its models are names or directories, runs among them.
       output: the file to write.
       seed: of what is chosen by chance.
+
+    Raises:
+      ValueError: if another process writes the output, or has just written it.
     """
+    with _claimed(output):
+        _write(label, work, output, seed)
+
+
+def _write(label: str, work: Mine | Score | Generate, output: Path, seed: int) -> None:
     console, mesh = Console(highlight=False, soft_wrap=True), make_mesh()
     unfinished = output.with_name(output.name + ".unfinished")
     with WorkLog(label, console) as log:
@@ -53,3 +65,29 @@ def write_records(label: str, work: Mine | Score | Generate, output: Path, seed:
 
 def _no_artifact(name: str) -> str:
     raise AssertionError(f"the files of a command name no artifact {name!r}")
+
+
+@contextlib.contextmanager
+def _claimed(output: Path) -> Iterator[None]:
+    """Keep other processes from an output; a kill frees it too."""
+    path = output.with_name(output.name + ".lock")
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # One that ended meanwhile has removed the file, and the next one locks another.
+            ours = path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+        except BlockingIOError:
+            ours = False
+        if not ours:
+            raise ValueError(
+                f"--output {output}: another process is writing it; wait until it has ended, or "
+                "write another name"
+            )
+        try:
+            if output.exists():
+                raise ValueError(
+                    f"--output {output}: another process has just written it; write another name"
+                )
+            yield
+        finally:
+            path.unlink()

@@ -248,12 +248,22 @@ def write_blocks(
       block: lines of a block.
       lines: gives those of these numbers.
       progress: told the lines that are done.
+
+    Raises:
+      DataError: if there are more or fewer lines at the end.
     """
     for start in range(_cut(path, total, block), total, block):
         progress(start, total)
         text = "".join(lines(range(start, min(start + block, total))))
         with open(path, "ab") as file:
             file.write(text.encode())
+    with open(path, "rb") as file:
+        there = sum(1 for _ in file)
+    if there != total:
+        raise DataError(
+            f"{path}: {there:,} lines are there, and {total:,} belong there, as if two processes "
+            f"had written them; remove {path.parent}, and start again with one"
+        )
     progress(total, total)
 
 

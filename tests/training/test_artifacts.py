@@ -237,6 +237,24 @@ def test_rankings_after_a_kill_at_any_byte(tmp_path):
         assert told == [*((start, 7) for start in range(first, 7, 3)), (7, 7)]
 
 
+def test_rankings_that_are_written_twice_at_once(tmp_path):
+    write_data(tmp_path, records=7)
+    records = RANKINGS.open(str(tmp_path))
+
+    def with_another(read, rows):
+        if rows.start == 3:
+            write_rankings(tmp_path, records, 3, lists, lambda *told: None)
+        return lists(read, rows)
+
+    file = tmp_path / "records.jsonl"
+    with pytest.raises(DataError) as error:
+        write_rankings(tmp_path, records, 3, with_another, lambda *told: None)
+    assert str(error.value) == (
+        f"{file}: 11 lines are there, and 7 belong there, as if two processes had written them; "
+        f"remove {tmp_path}, and start again with one"
+    )
+
+
 def test_a_question_is_read_in_a_language_that_all_have(tmp_path):
     write_data(tmp_path)
     line = '{"query": "where", "queries": {"sw": "wapi"}, "positives": ["p"]}\n'
