@@ -124,6 +124,11 @@ def test_rankings_in_the_place_of_judgements(command, tmp_path, capsys):
     # The positive is known by its text; the same passages as with judgements.
     expected = [rows[0] | {"negatives": [text("e"), text("b")]}, rows[1] | {"negatives": []}]
     assert written(tmp_path) == expected
+    # Documents are told by the corpus's titles; the first positive's has the second passage too.
+    (tmp_path / "mined.jsonl").unlink()
+    assert main([*options, *files, "--language", "sw", "--other-documents"]) == 0
+    expected = [rows[0] | {"negatives": [text("e"), text("c")]}, rows[1] | {"negatives": []}]
+    assert written(tmp_path) == expected
     other = ["--output", "other.jsonl"]
     assert main([*options, *command, "--rankings", "asked.jsonl", *other]) == 2
     assert "--rankings brings what --queries says too" in capsys.readouterr().err

@@ -5,7 +5,7 @@ gives records by number. The built-in ``Atlas`` needs no files.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,7 +20,7 @@ from clir_jax.data.opened import (
     RankingRecords,
     TextRecords,
 )
-from clir_jax.data.reading import Intake
+from clir_jax.data.reading import Intake, Report
 from clir_jax.data.records import Records
 from clir_jax.data.tables import open_lines, text_key
 
@@ -85,7 +85,7 @@ class CorpusJSONL:
     language: str = "en"
     on_bad_record: str = "error"
 
-    def open(self, data_root: str) -> TextRecords:
+    def open(self, data_root: str) -> "CorpusRecords":
         """Index and check the file.
 
         Raises:
@@ -96,11 +96,39 @@ class CorpusJSONL:
         rows = list(corpus.rows.values())
         keys = np.fromiter((text_key(corpus.text(row)) for row in rows), np.int64, len(rows))
         report = intake.finish(len(rows), self.path)
-        return TextRecords(lambda i: corpus.text(rows[i]), keys, self.language, report)
+        return CorpusRecords(corpus, rows, keys, self.language, report)
 
     def files(self) -> tuple[str, ...]:
         """The file it reads."""
         return (self.path,)
+
+
+class CorpusRecords(TextRecords):
+    """Opened passages, whose titles are known.
+
+    Args:
+      corpus: has them.
+      rows: of them, in order.
+      keys: ``[n]`` int64 text keys.
+      language: of all of them.
+      report: what came of opening it.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        rows: Sequence[int],
+        keys: Int[np.ndarray, " n"],
+        language: str,
+        report: Report,
+    ):
+        super().__init__(lambda i: corpus.text(rows[i]), keys, language, report)
+        self._corpus, self._rows = corpus, rows
+
+    def titled(self) -> Iterator[tuple[str, str]]:
+        """Texts and titles of all of them, blank where one has none."""
+        for title, text in map(self._corpus.parts, self._rows):
+            yield passage_text(title, text), title
 
 
 @dataclasses.dataclass(frozen=True)

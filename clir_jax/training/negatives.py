@@ -14,6 +14,7 @@ from clir_jax.config import Generate, Mine
 from clir_jax.data.collections import Collection
 from clir_jax.data.reading import DataError
 from clir_jax.data.records import Ranking, Records, Text, read
+from clir_jax.data.sources import CorpusRecords
 from clir_jax.data.tables import text_key
 from clir_jax.evaluation.bm25 import words
 from clir_jax.training.artifacts import Workplace
@@ -40,7 +41,7 @@ class Corpus:
         if work.other_documents and not any(self.titles):
             raise DataError(
                 f"work {work.name}: other_documents tells documents by their titles, and its "
-                "corpus has none; give a Retrieval whose corpus has titles, or leave it out"
+                "corpus has none; give a Retrieval or a CorpusJSONL with titles, or leave it out"
             )
         compared = work.hard or work.semi_hard or work.judge is not None
         if compared or work.margin is not None or work.max_relative is not None:
@@ -74,6 +75,8 @@ def titled_passages(work: Mine | Generate, opened: Any) -> Iterator[tuple[str, s
     """
     if isinstance(opened, Collection):
         yield from zip(opened.passages, opened.titles or [""] * len(opened.passages), strict=True)
+    elif isinstance(opened, CorpusRecords):
+        yield from opened.titled()
     elif opened.kind is Text:
         yield from ((opened[row].text, "") for row in range(len(opened)))
     elif opened.kind is Ranking:

@@ -60,6 +60,7 @@ def test_a_corpus_without_questions(tmp_path):
         Text(1, "goats", "en"),
         Text(0, "Sea whales", "en"),
     ]
+    assert list(records.titled()) == [("Sea whales", "Sea"), ("goats", ""), ("Sea whales", "")]
     write(tmp_path, "c.jsonl", json.dumps(lines[0]) + "\n" + json.dumps({"_id": "a", "text": "x"}))
     with pytest.raises(DataError, match=r'c.jsonl:2: the passage id "a" was used before'):
         CorpusJSONL("c.jsonl").open(str(tmp_path))

@@ -447,7 +447,7 @@ def test_what_a_source_and_a_corpus_must_have(tmp_path):
         ({"judge_language": "de"}, "judge_language is 'de', and its source asks in sw, en; write "
          "one of these"),
         ({"other_documents": True}, "other_documents tells documents by their titles, and its "
-         "corpus has none; give a Retrieval whose corpus has titles, or leave it out"),
+         "corpus has none; give a Retrieval or a CorpusJSONL with titles, or leave it out"),
     ):  # fmt: skip
         shop, work = shop_of(tmp_path, None, "bm25", **settings)
         with pytest.raises(DataError) as error:
