@@ -221,6 +221,8 @@ def test_one_that_ends_while_another_starts(command, tmp_path, monkeypatch, caps
             ["--translation", "en=3"],
             "--translation en=3: en was given before; write one of them",
         ),
+        (["--seed", "-1"], "--seed is -1; it must be from 0 to 2147483647"),
+        (["--seed", "2147483648"], "--seed is 2147483648; it must be from 0 to 2147483647"),
         (
             ["--query-language", "fr"],
             "work negatives: query_language is 'fr', and its source asks in sw, en; write one of "
@@ -250,6 +252,11 @@ def test_one_that_ends_while_another_starts(command, tmp_path, monkeypatch, caps
 def test_a_mistake_is_one_sentence(command, options, sentence, capsys):
     assert main(["--model", "bm25", *command, *options]) == 2
     assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+def test_a_seed_out_of_range_begins_nothing(command, tmp_path):
+    assert main(["--model", "bm25", *command, "--seed", "-1"]) == 2
+    assert not list(tmp_path.glob("mined.jsonl*"))
 
 
 def test_help_needs_no_model(capsys):

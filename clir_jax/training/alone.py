@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from clir_jax.config import Generate, Mine, Score
+from clir_jax.config_types import require
 from clir_jax.evaluation.retrieval import saved_at
 from clir_jax.files import replacing
 from clir_jax.mesh import make_mesh
@@ -33,8 +34,10 @@ def write_records(label: str, work: Mine | Score | Generate, output: Path, seed:
       seed: of what is chosen by chance.
 
     Raises:
-      ValueError: if another process writes the output, or has just written it.
+      ValueError: if the seed is out of range, or another process writes the output or has just
+        written it.
     """
+    require(0 <= seed < 2**31, "--seed", seed, "from 0 to 2147483647")
     with _claimed(output):
         _write(label, work, output, seed)
 
