@@ -35,6 +35,9 @@ from clir_jax.training.searchers import LexicalSearcher, Searcher, StoredSearche
 # Records whose questions are searched together: as many as memory allows, because the passages'
 # vectors are read again for every block.
 _BLOCK = 16_384
+# BM25 reads nothing again, so that it searches for few questions at once where it looks deep: what
+# is found for a block is held at once, 12 bytes a passage.
+_FOUND = 2**23
 # A judge that reads pairs takes longer than the search, and a kill loses what it has read of a
 # block.
 _READ_BLOCK = 1024
@@ -115,6 +118,8 @@ def _search(work: Mine, place: Workplace, records: Records, directory: Path) -> 
     unfinished = directory / _UNFINISHED
     unfinished.mkdir(exist_ok=True)
     size = min(_BLOCK, _READ_BLOCK) if isinstance(judge, PairJudge) else _BLOCK
+    if isinstance(searcher, LexicalSearcher):
+        size = min(size, max(1, _FOUND // min(work.depth, corpus.searched)))
     write_rankings(unfinished, records, size, lists, progress)
 
 

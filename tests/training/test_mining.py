@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -127,6 +128,29 @@ def test_the_draw_is_of_the_seed_and_the_record_alone(tmp_path, monkeypatch):
     assert sum(differ) > len(differ) / 2
     # Two records with one question have draws of their own.
     assert drawn[0, 4][0] != drawn[0, 4][-2]
+
+
+def test_bm25_holds_a_bounded_number_of_passages(tmp_path, monkeypatch):
+    _, passages = write_data(tmp_path)
+    find, asking = searchers.LexicalSearcher.find, []
+
+    def counted(searcher, asked, *more):
+        asking.append(len(asked))
+        return find(searcher, asked, *more)
+
+    monkeypatch.setattr(searchers.LexicalSearcher, "find", counted)
+    outcomes = []
+    for bound, expected in ((2**23, 9), (3 * len(passages), 3), (1, 1)):
+        asking.clear()
+        monkeypatch.setattr(mining, "_FOUND", bound)
+        # No question finds more than the whole corpus, however deep it looks.
+        shop, work = shop_of(tmp_path, None, "bm25", depth=100_000)
+        place = shop.place("mined")
+        mine(work, place)
+        assert max(asking) == expected
+        outcomes.append(((place.directory / "records.jsonl").read_bytes(), shop.said))
+        shutil.rmtree(place.directory)
+    assert outcomes[0] == outcomes[1] == outcomes[2]
 
 
 @pytest.mark.parametrize("name", ["a model", "bm25"])
