@@ -17,6 +17,7 @@ from clir_jax.objectives.rankings import (
     listwise,
     mean_over,
     negatives,
+    ranked_first,
     relevance,
     scores,
 )
@@ -74,8 +75,7 @@ class InfoNCE(OnRankings):
         logits = jnp.where(candidates, given / self.temperature, EXCLUDED)
         at_positive = jnp.take_along_axis(logits, positive[:, None], axis=1)[:, 0]
         loss = weighted_mean(jax.nn.logsumexp(logits, axis=1) - at_positive, batch.weight)
-        correct = (at_positive >= logits.max(axis=1)).astype(loss.dtype)
-        return loss, {"accuracy": weighted_mean(correct, batch.weight)}
+        return loss, {"accuracy": weighted_mean(ranked_first(logits, positive), batch.weight)}
 
 
 @dataclasses.dataclass(frozen=True)

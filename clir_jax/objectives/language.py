@@ -17,6 +17,7 @@ from clir_jax.objectives.rankings import (
     log_distribution,
     present,
     query_field,
+    ranked_first,
     scores,
 )
 from clir_jax.objectives.sentences import reading
@@ -105,8 +106,7 @@ class SemanticContrastive(_OnPairs):
         logits = jnp.where(others | (partner[:, None] == place[None]), similarity, EXCLUDED)
         right = jnp.take_along_axis(logits, partner[:, None], axis=1)[:, 0]
         loss = weighted_mean(jax.nn.logsumexp(logits, axis=1) - right, weight)
-        first = (right >= logits.max(axis=1)).astype(loss.dtype)
-        return loss, {"accuracy": weighted_mean(first, weight)}
+        return loss, {"accuracy": weighted_mean(ranked_first(logits, partner), weight)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -193,8 +193,24 @@ def listwise(
     candidates = negatives(ids, known).at[:, 0].set(True)
     logits = jnp.where(candidates, given / temperature, EXCLUDED)
     loss = weighted_mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0], weight)
-    correct = (logits[:, 0] >= logits.max(axis=1)).astype(loss.dtype)
+    correct = ranked_first(logits, jnp.zeros(ids.shape[0], jnp.int32))
     return loss, {"accuracy": weighted_mean(correct, weight)}
+
+
+def ranked_first(scores: Float[Array, "B C"], own: Int[Array, " B"]) -> Float[Array, " B"]:
+    """Which rows score their own entry above every other; a tie is not first.
+
+    Args:
+      scores: ``[B, C]``; ``EXCLUDED`` where an entry does not count.
+      own: ``[B]`` the column of each row's own.
+
+    Returns:
+      ``[B]``, 1 or 0, in the dtype of ``scores``.
+    """
+    columns = jnp.arange(scores.shape[1], dtype=own.dtype)
+    others = jnp.where(columns[None] == own[:, None], EXCLUDED, scores).max(axis=1)
+    at_own = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
+    return (at_own > others).astype(scores.dtype)
 
 
 def log_distribution(

@@ -10,6 +10,7 @@ from clir_jax.data.sources import Atlas
 from clir_jax.models.requests import Embeddings, Relevance, Scores
 from clir_jax.objectives.base import Batch, weighted_mean
 from clir_jax.objectives.contrastive import InfoNCE, ListwiseSoftmax, PairwiseSoftmax
+from clir_jax.objectives.language import SemanticContrastive
 from clir_jax.objectives.rankings import in_batch_candidates
 
 
@@ -85,6 +86,24 @@ def test_info_nce_by_hand():
     pairwise, metrics = _loss(PairwiseSoftmax(), answers, batch)
     np.testing.assert_allclose(pairwise, np.log1p(np.exp(-1.0)), rtol=1e-6)
     assert float(metrics["accuracy"]) == 1.0
+
+
+def test_a_tie_is_not_first():
+    # Every vector alike: the loss is that of guessing, and so is what ranks first.
+    same = Embeddings(np.ones((2, 1, 1), np.float32), np.ones((2, 1), bool))
+    lists = Embeddings(np.ones((2, 2, 1, 1), np.float32), np.ones((2, 2, 1), bool))
+    batch = _batch([[0, 1], [2, 3]], [[0], [2]], [1, 1])
+    told = {"query": same, "passages": lists, "relevance": Scores(np.ones((2, 2), np.float32))}
+    pairs = {"english": same, "other": same}
+    of_pairs = Batch({}, {}, np.ones(2, np.float32), {"bitext.id": np.int32([0, 1])})
+    for objective, answers, members, candidates in (
+        (InfoNCE(), told, batch, 4),
+        (ListwiseSoftmax(), told, batch, 2),
+        (SemanticContrastive(), pairs, of_pairs, 3),
+    ):
+        loss, metrics = _loss(objective, answers, members)
+        assert float(loss) == pytest.approx(np.log(candidates), rel=1e-6)
+        assert float(metrics["accuracy"]) == 0.0
 
 
 def test_pairwise_softmax_takes_each_negative_alone():
