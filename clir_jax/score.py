@@ -11,7 +11,7 @@ reads. The whole way from a collection to a student that has learned from the te
 
 where a task of student.py distils the scores:
 
-  Task(RelevanceDistillation(teacher_kind="stored"),
+  Task(RelevanceDistillation(student_query="query.sw", teacher_kind="stored"),
        {"ranking": RankingJSONL("scored.jsonl", "sw")}, passages=8)
 """
 

@@ -170,3 +170,5 @@ def test_help_shows_the_whole_way(capsys):
     told = capsys.readouterr().out
     steps = [told.index(f"clir_jax.{step}") for step in ("mine", "score --model runs", "train")]
     assert steps == sorted(steps)
+    # The lines have English too, which is not to be drawn: their scores are of the Swahili.
+    assert 'RelevanceDistillation(student_query="query.sw", teacher_kind="stored")' in told

@@ -24,7 +24,7 @@ class T5Config:
       num_layers: layers of the encoder.
       num_decoder_layers: layers of the decoder; None takes ``num_layers``.
       num_heads: heads H.
-      relative_attention_num_buckets: rows of the table of relative positions; even.
+      relative_attention_num_buckets: rows of the table of relative positions; a multiple of 4.
       relative_attention_max_distance: tokens apart from which all distances are one bucket.
       feed_forward_proj: ``relu`` (version 1.0) or ``gated-gelu`` (version 1.1 and mT5).
       tie_word_embeddings: whether the output head is the table of word embeddings.

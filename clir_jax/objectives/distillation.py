@@ -166,7 +166,8 @@ class RelevanceDistillation(_ScoreDistillation):
             if value is not None and value <= 0:
                 raise ValueError(f"RelevanceDistillation: {option} is {value}; it must be above 0")
         if self.in_batch and self.teacher_kind != "retriever":
-            given = "stored scores" if self.teacher_kind == "stored" else "a cross-encoder's"
+            kind = self.teacher_kind.replace("_", "-")
+            given = "stored scores" if kind == "stored" else f"a {kind}'s"
             raise ValueError(
                 "RelevanceDistillation: in_batch wants the teacher's scores of other queries' "
                 f"passages, and {given} are of the query's own; "

@@ -1,6 +1,7 @@
 """Distillation of scores against torch, list by list."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -179,6 +180,12 @@ def test_what_is_asked():
          "RelevanceDistillation: in_batch wants the teacher's scores of other queries' passages, "
          "and stored scores are of the query's own; set in_batch=False, or "
          'teacher_kind="retriever"'),
+        *((functools.partial(RelevanceDistillation, in_batch=True, teacher_kind=kind),
+           "RelevanceDistillation: in_batch wants the teacher's scores of other queries' passages, "
+           f"and {whose} are of the query's own; set in_batch=False, or "
+           'teacher_kind="retriever"')
+          for kind, whose in (("generator", "a generator's"),
+                              ("cross_encoder", "a cross-encoder's"))),
     ],
 )  # fmt: skip
 def test_options_out_of_range(build, sentence):
