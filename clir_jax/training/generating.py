@@ -21,7 +21,7 @@ from clir_jax.data.prompts import PromptTokenizer
 from clir_jax.data.reading import DataError
 from clir_jax.data.tables import text_key
 from clir_jax.evaluation.retrieval import block_of
-from clir_jax.files import replacing
+from clir_jax.files import read_json, replacing, write_json
 from clir_jax.mesh import put_whole
 from clir_jax.models import generator
 from clir_jax.models.generator import Decoding
@@ -49,7 +49,7 @@ _ROWS = 64
 _WIDTH_STEP = 32
 # Records whose questions search together.
 _SEARCHED = 4096
-_UNFINISHED = "unfinished"
+_COUNTS, _UNFINISHED = "counts.json", "unfinished"
 _EMPTY, _AGAIN, _LOST = "empty", "written before", "not found again"
 
 
@@ -78,20 +78,28 @@ def generate(work: Generate, place: Workplace) -> str:
     }
 
     def make(directory: Path) -> Mapping[str, Any]:
-        unfinished = directory / _UNFINISHED
-        unfinished.mkdir(exist_ok=True)
-        texts = list(dict(titled_passages(work, place.open_source(work.corpus))))
-        chosen = np.arange(len(texts))
-        if work.sample is not None and work.sample < len(texts):
-            drawn = np.random.default_rng(place.seed).permutation(len(texts))
-            chosen = np.sort(drawn[: work.sample])
-        steps = _Steps(work, place, len(chosen), len(texts))
-        _write(work, place, texts, chosen, unfinished, steps)
-        facts = _filter(work, place, texts, directory, steps)
-        shutil.rmtree(unfinished)
-        return facts
+        if not (directory / RECORDS).exists():
+            _write_and_filter(work, place, directory)
+        shutil.rmtree(directory / _UNFINISHED, ignore_errors=True)
+        facts: dict[str, Any] = read_json(directory / _COUNTS, dict)
+        _tell(work, place, facts)
+        return facts | {"language": work.languages[0]}
 
     return ensure(work, place, inputs, make)
+
+
+def _write_and_filter(work: Generate, place: Workplace, directory: Path) -> None:
+    """Write all questions, and of these the records and what became of them."""
+    unfinished = directory / _UNFINISHED
+    unfinished.mkdir(exist_ok=True)
+    texts = list(dict(titled_passages(work, place.open_source(work.corpus))))
+    chosen = np.arange(len(texts))
+    if work.sample is not None and work.sample < len(texts):
+        drawn = np.random.default_rng(place.seed).permutation(len(texts))
+        chosen = np.sort(drawn[: work.sample])
+    steps = _Steps(work, place, len(chosen), len(texts))
+    _write(work, place, texts, chosen, unfinished, steps)
+    _filter(work, place, texts, directory, steps)
 
 
 class _Steps:
@@ -208,17 +216,20 @@ class _Questions:
         self._seen: dict[str, set[int]] = {language: set() for language in languages}
 
     def fit(self, questions: Mapping[str, str]) -> bool:
-        """Count the questions of a record; whether none of them is empty or was there before."""
-        fit = True
+        """Count the questions of a record; whether none is empty or in a record before."""
+        fit, keys = True, {}
         for language, question in questions.items():
-            counts, seen, key = self.counts[language], self._seen[language], text_key(question)
+            counts, keys[language] = self.counts[language], text_key(question)
             counts["written"] += 1
             empty = not any(character.isalnum() for character in question)
-            what = _EMPTY if empty else _AGAIN if key in seen else ""
-            seen.add(key)
+            again = keys[language] in self._seen[language]
+            what = _EMPTY if empty else _AGAIN if again else ""
             if what:
                 counts[what] += 1
                 fit = False
+        if fit:
+            for language, key in keys.items():
+                self._seen[language].add(key)
         return fit
 
     def searched(self, language: str, found: Bool[np.ndarray, " R"]) -> None:
@@ -233,12 +244,12 @@ def _filter(
     texts: Sequence[str],
     directory: Path,
     steps: _Steps,
-) -> dict[str, Any]:
-    """Keep what is to be kept, and tell what was not."""
+) -> None:
+    """Keep what is to be kept, and count what was not."""
     unfinished = directory / _UNFINISHED
     searcher = _searcher(work, place, texts, unfinished, steps)
     questions = _Questions(work.languages)
-    passages = cut = records = done = 0
+    passages = cut = records = 0
     with replacing(directory / RECORDS) as file, open(file, "w", encoding="utf-8") as lines:
         found = written_lines(unfinished)
         while block := list(itertools.islice(found, _SEARCHED)):
@@ -250,18 +261,16 @@ def _filter(
                 for line in block
                 for n in range(work.each)
             ]
-            done += len(own)
             own = [(number, asked) for number, asked in own if questions.fit(asked)]
             if searcher is not None:
                 own = _found_again(work, searcher, own, questions)
             for number, asked in own:
                 lines.write(_line(work.languages, asked, texts[number]))
             records += len(own)
+        # Before the records are in their place: whoever finds them there finds their counts.
+        counts = {"records": records, "passages": passages, "cut": cut}
+        write_json(directory / _COUNTS, {**counts, "questions": questions.counts})
     steps.told("search", passages)
-    _tell(work, place, questions, passages, cut, done, records)
-    counts = {x: dict(c) for x, c in questions.counts.items()}
-    facts = {"records": records, "passages": passages, "cut": cut, "questions": counts}
-    return facts | {"language": work.languages[0]}
 
 
 def _searcher(
@@ -315,22 +324,16 @@ def _line(languages: Sequence[str], questions: Mapping[str, str], passage: str) 
     return json.dumps(row | {"positives": [passage]}, ensure_ascii=False) + "\n"
 
 
-def _tell(
-    work: Generate,
-    place: Workplace,
-    questions: _Questions,
-    passages: int,
-    cut: int,
-    written: int,
-    records: int,
-) -> None:
+def _tell(work: Generate, place: Workplace, facts: Mapping[str, Any]) -> None:
     """Say what became of the questions.
 
     Raises:
       DataError: if nothing is left.
     """
     sentences = []
-    for language, counts in questions.counts.items():
+    passages, cut, records = (facts[name] for name in ("passages", "cut", "records"))
+    for language, told in facts["questions"].items():
+        counts = Counter(told)
         reasons = [f"{counts[what]:,} {what}" for what in (_EMPTY, _AGAIN) if counts[what]]
         sentences.append(
             ", ".join([f"{language}  {counts['written']:,} questions written", *reasons])
@@ -344,7 +347,7 @@ def _tell(
     told = f"artifact {work.name}: {passages:,} passages"
     told += f", {cut:,} of them cut to fit the prompt" if cut else ""
     place.say("\n".join([told, *sentences]))
-    place.say(f"artifact {work.name}: {records:,} of {written:,} records are kept")
+    place.say(f"artifact {work.name}: {records:,} of {passages * work.each:,} records are kept")
     if not records:
         raise DataError(
             f"work {work.name}: no record is left ({'; '.join(sentences)}); train the generator "

@@ -18,7 +18,7 @@ from clir_jax.training import generating
 from clir_jax.training.artifacts import RECORDS, records_source
 from clir_jax.training.generating import generate
 from tests.models import test_generator_files as generators
-from tests.training.workshop import Killed, Workshop, bytes_of, kill_at, retriever
+from tests.training.workshop import Killed, Workshop, bytes_of, kill_at, retriever, scores_by_hand
 
 LANGUAGES = ("sw", "en")
 CORPUS = TextLines("corpus.txt", "en")
@@ -106,7 +106,7 @@ def test_what_is_left_out_is_counted(tmp_path, monkeypatch):
         "a long goat": {"sw": ["mbuzi"], "en": ["?!"]},
         "salt and bread": {"sw": ["nyangumi"], "en": ["is salt bread?"]},
         "hills": {"sw": ["vilima"], "en": ["do whales swim?"]},
-        "seas": {"sw": ["bahari"], "en": ["where are seas?"]},
+        "seas": {"sw": ["mbuzi"], "en": ["where are seas?"]},
     }
     _scripted(monkeypatch, written)
     shop = _shop(tmp_path, written)
@@ -118,7 +118,8 @@ def test_what_is_left_out_is_counted(tmp_path, monkeypatch):
             "queries": {"en": "which whales swim?"},
             "positives": ["whales swim"],
         },
-        {"query": "bahari", "queries": {"en": "where are seas?"}, "positives": ["seas"]},
+        # Its question was written before, in a record that is not kept.
+        {"query": "mbuzi", "queries": {"en": "where are seas?"}, "positives": ["seas"]},
     ]
     assert shop.said[-2].splitlines() == [
         "artifact asked: 5 passages, 1 of them cut to fit the prompt",
@@ -127,12 +128,21 @@ def test_what_is_left_out_is_counted(tmp_path, monkeypatch):
         "en  5 questions written, 1 empty; 66.7% of 3 find their passage in the first 1 of bm25",
     ]
     assert shop.said[-1] == "artifact asked: 2 of 5 records are kept"
-    about = json.loads((tmp_path / "artifacts/asked/about.json").read_text())["facts"]
-    assert about["questions"]["en"] == {
+    path = tmp_path / "artifacts/asked/about.json"
+    about = json.loads(path.read_text())
+    assert about["facts"]["questions"]["en"] == {
         "written": 5, "empty": 1, "searched": 3, "found": 2, "not found again": 1
     }  # fmt: skip
     opened = records_source(tmp_path / "artifacts/asked").open("/")
     assert opened.languages == LANGUAGES
+    # A kill just before the end: all of it is there, and nothing is written again.
+    whole = bytes_of(path.parent)
+    path.write_text(json.dumps({key: about[key] for key in ("format", "settings", "inputs")}))
+    with monkeypatch.context() as patched:
+        patched.setattr(generating, "_write", None)
+        generate(dataclasses.replace(WORK, **options), shop.place("asked"))
+    assert bytes_of(path.parent) == whole
+    assert shop.said[2:] == shop.said[:2]
     # Only measured.
     options["round_trip_languages"] = ()
     generate(dataclasses.replace(WORK, **options), shop.place("asked"))
@@ -147,21 +157,25 @@ def test_what_is_left_out_is_counted(tmp_path, monkeypatch):
 def test_a_sample_and_a_retriever_for_the_round_trip(tmp_path, monkeypatch):
     model = retriever()
     texts = ["lake.", "mover una.", "tuke lana river."]
-    written = {text: {"sw": [text], "en": [text[:3] + str(n)]} for n, text in enumerate(texts)}
+    # All three passages are searched, though questions are written for two.
+    chosen = np.sort(np.random.default_rng(0).permutation(3)[:2])
+    asked = ["lake.", "mover una.", "tuke"]
+    first = scores_by_hand(model, asked, texts).argmax(axis=1)
+    kept = [n for n in chosen if first[n] == n]
+    assert len(kept) == 1
+    written = {text: {"sw": [asked[n]], "en": [str(n)]} for n, text in enumerate(texts)}
     _scripted(monkeypatch, written)
     shop = _shop(tmp_path, texts)
     work = dataclasses.replace(
-        WORK, sample=2, round_trip="other", round_trip_depth=3, round_trip_languages=("sw",)
+        WORK, sample=2, round_trip="other", round_trip_depth=1, round_trip_languages=("sw",)
     )
     place = dataclasses.replace(
         shop.place("asked"),
         load_model=lambda name, _: model if name == "other" else generators._generator(),
     )
     generate(work, place)
-    # All three passages are searched: each is among the first three of any question.
-    chosen = np.sort(np.random.default_rng(0).permutation(3)[:2])
-    assert [row["query"] for row in _lines(tmp_path)] == [texts[n] for n in chosen]
-    assert "sw  2 questions written; 100.0% of 2 find their passage" in shop.said[0]
+    assert [row["query"] for row in _lines(tmp_path)] == [asked[n] for n in kept]
+    assert "sw  2 questions written; 50.0% of 2 find their passage" in shop.said[0]
 
 
 def test_a_language_it_was_not_trained_for_is_named(tmp_path):
