@@ -20,10 +20,11 @@ _MIXES = ("record", "passage", "round_robin")
 class InLanguages:
     """Rankings whose questions and passages are read in several languages.
 
-    An objective that names a language (``"ranking.query.en"``) reads that; where it leaves it open
-    (``"ranking.query"``, ``"ranking.passages"``), the language is one of these. It is a function of
-    the run's seed and the row's number, so a resumed run reads the same. Scores and ids are those
-    of the passage, in whatever language it is read: a translation is no negative.
+    An objective that names a language (``"ranking.query.en"``, ``"ranking.passages.es"``) reads
+    that; where it leaves it open (``"ranking.query"``, ``"ranking.passages"``), the language is one
+    of these. It is a function of the run's seed and the row's number, so a resumed run reads the
+    same. Scores and ids are those of the passage, in whatever language it is read: a translation is
+    no negative.
 
     Args:
       source: rankings, not a mixture: a ``Mixture`` may have several of these.
@@ -133,12 +134,12 @@ class _Passages:
                     f"source reads; translate it ({len(lacks)} are missing)"
                 )
 
-    def in_languages(self, passage: Passage, languages: tuple[str, ...]) -> Passage:
-        """The passage with its texts in these."""
-        if not languages:
+    def in_languages(self, passage: Passage) -> Passage:
+        """The passage with its text in every language."""
+        if not self._corpora:
             return passage
         name = self._ids[text_key(passage.text)]
-        texts = {x: (own := self._corpora[x]).text(own.rows[name]) for x in languages}
+        texts = {x: own.text(own.rows[name]) for x, own in self._corpora.items()}
         return dataclasses.replace(passage, texts=texts)
 
 
@@ -150,9 +151,13 @@ def _read(
     one_language: bool,
 ) -> Ranking:
     positives, negatives = (
-        tuple(passages.in_languages(passage, told) for passage in own)
-        for own in (record.positives, record.negatives)
+        tuple(map(passages.in_languages, own)) for own in (record.positives, record.negatives)
     )
     return dataclasses.replace(
-        record, positives=positives, negatives=negatives, asked=asked, one_language=one_language
+        record,
+        positives=positives,
+        negatives=negatives,
+        asked=asked,
+        told=told,
+        one_language=one_language,
     )

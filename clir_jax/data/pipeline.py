@@ -13,7 +13,7 @@ import functools
 import sys
 import zlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import grain
 import numpy as np
@@ -141,9 +141,18 @@ def _check_ask(name: str, ask: AskLike, sources: Mapping[str, Records]) -> None:
         source, _, field = text.partition(".")
         records = _look_up(sources, source, f'ask "{name}" reads "{text}" and', "source")
         try:
-            check_field(records.kind, field, records.languages)
+            check_field(records.kind, field, records.languages, _told(records))
         except ValueError as error:
             raise ValueError(f'ask "{name}" reads "{text}": {error}') from error
+
+
+def _told(records: Records) -> tuple[str, ...]:
+    """The languages that all passages are known in: those of the first of each source."""
+    if records.kind is not Ranking:
+        return ()
+    parts = records.parts if isinstance(records, MixedRecords) else (records,)
+    first, *others = (cast(Ranking, part[0]).positives[0].texts for part in parts)
+    return tuple(x for x in first if all(x in own for own in others))
 
 
 def _check_labels(token_labels: Collection[str], asks: Mapping[str, AskLike]) -> None:
@@ -308,7 +317,7 @@ def _in_languages(
     """The passages, each with the text of one of its languages."""
     if not listed[0].texts:
         return tuple(listed)
-    languages = list(listed[0].texts)
+    languages = list(record.told or listed[0].texts)
     drawn = rng.integers(len(languages), size=1 if record.one_language else len(listed))
     return tuple(
         dataclasses.replace(passage, text=passage.texts[languages[n]])

@@ -38,7 +38,7 @@ class Passage:
     Args:
       id: equal for equal texts.
       text: the text.
-      texts: what a step may read in its place, by language; empty for ``text`` alone.
+      texts: the same in each language that it is known in; empty for ``text`` alone.
     """
 
     id: int
@@ -64,6 +64,7 @@ class Ranking:
       known: ids of every passage that any record of the source calls relevant to this question.
       asked: the languages that a step may read the question in where an ask leaves it open; empty
         for all of them.
+      told: the same of the passages.
       one_language: whether all passages of a list are read in the same of their languages.
     """
 
@@ -74,6 +75,7 @@ class Ranking:
     scores: tuple[float, ...] | None
     known: tuple[int, ...]
     asked: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
     one_language: bool = True
 
 
@@ -95,14 +97,17 @@ _FIELDS: dict[type[Any], tuple[str, ...]] = {
 }
 
 
-def check_field(kind: type[Any], field: str, languages: Sequence[str]) -> None:
+def check_field(
+    kind: type[Any], field: str, languages: Sequence[str], told: Sequence[str] = ()
+) -> None:
     """Refuse a field that records of ``kind`` with these languages do not have.
 
     Args:
       kind: ``Bitext``, ``Ranking`` or ``Text``.
       field: what follows the source's name in an ``Ask``: ``"other"``, ``"query.en"``,
-        ``"language.query"``.
+        ``"passages.en"``, ``"language.query"``.
       languages: the languages a ranking's questions are in.
+      told: the languages its passages are known in.
 
     Raises:
       ValueError: naming the nearest field there is.
@@ -123,6 +128,12 @@ def check_field(kind: type[Any], field: str, languages: Sequence[str]) -> None:
     known = list(_FIELDS[kind])
     if kind is Ranking:
         known += [f"query.{language}" for language in languages]
+        known += [f"passages.{language}" for language in told]
+        if field.startswith("passages.") and not told:
+            raise ValueError(
+                f'"{field}": the languages of passages are not known; put an InLanguages with '
+                'corpora around every source, or write "passages"'
+            )
     others = [other for other in _FIELDS if field.split(".")[0] in _FIELDS[other]]
     if field not in known and others and others != [kind]:
         name, wanted = kind.__name__.lower(), others[0].__name__.lower()
@@ -142,8 +153,9 @@ def read(record: Record, field: str) -> str | tuple[str, ...]:
     """The text of one field of a record; ``"passages"`` is a tuple, positives first.
 
     ``"query"`` of a ranking is the question in its first language, ``"query.en"`` in English, and
-    ``"positive"`` its first passage. ``"language.query"`` is the code of the language that
-    ``"query"`` is in; likewise of any field but passages.
+    ``"positive"`` its first passage; ``"passages.en"`` are its passages in English.
+    ``"language.query"`` is the code of the language that ``"query"`` is in; likewise of any field
+    but ``"passages"`` and ``"positive"``.
 
     Args:
       record: any record.
@@ -157,15 +169,18 @@ def read(record: Record, field: str) -> str | tuple[str, ...]:
       'Habari ya asubuhi'
     """
     languages = tuple(record.queries) if isinstance(record, Ranking) else ()
-    check_field(type(record), field, languages)
+    told = tuple(record.positives[0].texts) if isinstance(record, Ranking) else ()
+    check_field(type(record), field, languages, told)
     of_language, field = field.startswith(_LANGUAGE), field.removeprefix(_LANGUAGE)
     if isinstance(record, Ranking):
-        if field == "passages":
-            return tuple(passage.text for passage in record.positives + record.negatives)
+        field, _, language = field.partition(".")
+        if of_language or field == "query":
+            language = language or languages[0]
+            return language if of_language else record.queries[language]
         if field == "positive":
             return record.positives[0].text
-        language = field.removeprefix("query.") if "." in field else languages[0]
-        return language if of_language else record.queries[language]
+        listed = record.positives + record.negatives
+        return tuple(passage.texts[language] if language else passage.text for passage in listed)
     if of_language:
         return "en" if field == "english" else record.language
     text: str = getattr(record, field)

@@ -153,6 +153,43 @@ def test_round_robin_reads_every_pair_of_languages_once_an_epoch(folder, languag
     assert found == {(f"q{i}{x}", "en"): 1 for i in range(QUESTIONS) for x in ("hi", "sw")}
 
 
+@pytest.mark.parametrize("mix", ["record", "passage", "round_robin"])
+def test_passages_are_read_in_every_language_that_is_named(folder, mix):
+    words = Words()
+    asks = {x: Ask(EncodePassage, (f"ranking.passages.{x}",)) for x in TOLD}
+    asks |= {"any": Ask(EncodePassage, ("ranking.passages",))}
+    whole = InLanguages(RANKINGS, ("sw",), CORPORA, mix)
+    sources = {"ranking": Mixture((whole, whole), (1.0, 1.0)).open(str(folder))}
+    tokenizers = {"student": words}
+    batch = task_dataset(asks, {}, sources, tokenizers, batch_size=12, seed=0, passages=3)[0]
+    told = {
+        name: [[words.read(ids) for ids in row] for row in request.tokens.ids]
+        for name, request in batch["student"].items()
+    }
+    drawn = set()
+    for english, spanish, either in zip(told["en"], told["es"], told["any"], strict=True):
+        names = [text.removesuffix("en") for text in english]
+        assert [name[0] for name in names] in (list("pnm"), list("pmn"))
+        assert len({name[1:] for name in names}) == 1
+        assert spanish == [f"{name}es" for name in names]
+        assert [text[:-2] for text in either] == names
+        drawn |= {text[-2:] for text in either}
+    assert drawn == set(TOLD), "an ask that names no language is as before"
+
+
+def test_a_mixture_has_passages_in_the_languages_of_all_its_parts(folder):
+    part = InLanguages(RANKINGS, (), CORPORA)
+    ask = {"p": Ask(EncodePassage, ("ranking.passages.es",))}
+    english = dataclasses.replace(part, corpora={"en": "en.jsonl"})
+    for other, sentence in (
+        (english, 'is not a field of a ranking record; write "passages.en"'),
+        (RANKINGS, '"passages.es": the languages of passages are not known; put an InLanguages'),
+    ):
+        sources = {"ranking": Mixture((part, other)).open(str(folder))}
+        with pytest.raises(ValueError, match=sentence):
+            task_dataset(ask, {}, sources, {"student": Words()}, batch_size=2, seed=0)
+
+
 def test_rows_depend_on_the_seed_and_their_number_only(folder):
     source = InLanguages(RANKINGS, (), CORPORA, mix="passage")
     records = source.open(str(folder))
@@ -176,11 +213,14 @@ def test_widths_hold_every_language(tmp_path):
     for name, longer in (("en", ""), ("es", " and three more")):
         texts = [{"_id": text, "text": text + longer} for text in ("one", "two")]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(p) + "\n" for p in texts))
-    records = InLanguages(RANKINGS, (), CORPORA).open(str(tmp_path))
-    tokenizers = dict.fromkeys(ASKS, Words())
-    for passages in (1, 2):
-        lengths = count_lengths(records, ASKS, tokenizers, passages)
-        assert lengths.needed[0, lengths.column["p"]] == 5
+    asks = ASKS | {"es": Ask(EncodePassage, ("ranking.passages.es",))}
+    for mix in ("record", "round_robin"):
+        records = InLanguages(RANKINGS, (), CORPORA, mix).open(str(tmp_path))
+        for passages in (1, 2):
+            lengths = count_lengths(records, asks, dict.fromkeys(asks, Words()), passages)
+            assert lengths.needed[0, lengths.column["es"]] == 5
+            if mix == "record":
+                assert lengths.needed[0, lengths.column["p"]] == 5
 
 
 def test_a_mixture_of_rankings_in_languages(folder):

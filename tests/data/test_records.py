@@ -16,6 +16,11 @@ RANKING = Ranking(
     scores=None,
     known=(1,),
 )
+TOLD = dataclasses.replace(
+    RANKING,
+    positives=(Passage(1, "yes", {"en": "yes", "de": "ja"}),),
+    negatives=(Passage(2, "no", {"en": "no", "de": "nein"}),),
+)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +34,9 @@ RANKING = Ranking(
         (RANKING, "query.sw", "nani?"),
         (RANKING, "passages", ("yes", "no", "never")),
         (RANKING, "positive", "yes"),
+        (TOLD, "passages", ("yes", "no")),
+        (TOLD, "passages.de", ("ja", "nein")),
+        (TOLD, "language.passages.de", "de"),
         (RANKING, "language.query", "sw"),
         (RANKING, "language.query.en", "en"),
         (BITEXT, "language.english", "en"),
@@ -58,6 +66,12 @@ def test_read(record, field, expected):
             'a ranking record; write "positive" (one of: query, passages, positive, query.sw, '
             "query.en)",
         ),
+        (
+            TOLD,
+            "passages.so",
+            'a ranking record; write "passages" (one of: query, passages, positive, query.sw, '
+            "query.en, passages.en, passages.de)",
+        ),
     ],
 )
 def test_an_unknown_field_names_the_nearest(record, field, sentence):
@@ -73,6 +87,15 @@ def test_the_language_of_passages_is_not_known():
         read(RANKING, "language.passages")
     with pytest.raises(ValueError, match=r'"query.so" is not a field of a ranking record'):
         read(RANKING, "language.query.so")
+
+
+def test_passages_in_a_language_need_a_source_that_has_them():
+    with pytest.raises(ValueError) as error:
+        read(RANKING, "passages.de")
+    assert str(error.value) == (
+        '"passages.de": the languages of passages are not known; put an InLanguages with corpora '
+        'around every source, or write "passages"'
+    )
 
 
 def test_an_empty_field_is_refused_too():
