@@ -1,6 +1,7 @@
 """Objectives that take the language out of vectors and scores (LangCL), and fairness across it."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -206,54 +207,63 @@ def language_balance(
 
 @dataclasses.dataclass(frozen=True)
 class LanguageFairness(OnRankings):
-    r"""Give one question the same scores of the same passages in whatever language it is asked.
+    r"""Give one question the same scores of the same passages, whatever languages they are in.
 
-    The Jensen-Shannon divergence between the distributions that a question gives over passages in
-    its languages :math:`l = 1 \dots K`:
+    The Jensen-Shannon divergence between the distributions that a question gives over passages,
+    where :math:`l = 1 \dots K` are the languages of the passages, those of the question, or the
+    pairs of both:
 
     .. math::
       L = \frac{1}{\sum_b w_b} \sum_b \frac{w_b}{K} \sum_l \mathrm{KL}(p_{bl} \,\|\, \bar p_b),
-      \qquad p_{bl} = \mathrm{softmax}(s(q_{bl}, \cdot) / \tau), \quad
+      \qquad p_{bl} = \mathrm{softmax}(s(q_{bl}, d_{bl\cdot}) / \tau), \quad
       \bar p_b = \frac{1}{K} \sum_l p_{bl}
 
     From 0, where all agree, to log K. It is a regulariser: a model that scores everything alike has
     none of it, so it goes beside an objective that ranks.
 
     Args:
-      queries: what is compared: ``"query"``, the language that the data choose for each record, and
-        ``"query.en"``, one language; at least two.
+      queries: the question: ``"query"``, in the language that the data choose for each record, and
+        ``"query.en"``, in one; several are compared.
       temperature: divides scores (:math:`\tau`).
       in_batch: over every passage of the batch, each once, instead of the query's own list.
+      passages: the same of the passages: ``"passages"`` and ``"passages.en"``, of which
+        ``data.languages.InLanguages`` has one for each of its corpora.
 
-    The passages are the same texts for every language of the question, in whatever language the
-    data give them (``data.languages.InLanguages`` draws it by passage).
+    Example:
+      >>> sorted(LanguageFairness(("query",), passages=("passages.en", "passages.de")).student)
+      ['passages.de', 'passages.en', 'query']
     """
 
     queries: tuple[str, ...] = ("query", "query.en")
     temperature: float = 1.0
     in_batch: bool = False
+    passages: tuple[str, ...] = ("passages",)
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise ValueError(
                 f"LanguageFairness: temperature is {self.temperature}; it must be above 0"
             )
-        if len(set(self.queries)) < max(2, len(self.queries)):
+        compared = len(set(self.queries)) * len(set(self.passages))
+        if compared < max(2, len(self.queries) * len(self.passages)):
             raise ValueError(
-                f"LanguageFairness: queries is {self.queries}; write at least two different ones, "
-                'as in ("query", "query.en")'
+                f"LanguageFairness: queries is {self.queries} and passages is {self.passages}; "
+                'write each once and at least two of either, as in queries=("query", "query.en")'
             )
         for field in self.queries:
             query_field("LanguageFairness", "queries", field)
+        for field in self.passages:
+            if field.partition(".")[0] != "passages" or field.endswith("."):
+                raise ValueError(
+                    f'LanguageFairness: passages is {field!r}; write "passages" for the language '
+                    'that the data choose, or "passages.en" for one'
+                )
 
     @property
     def student(self) -> Mapping[str, Ask]:
-        """The question in every language, and its passages once."""
-        asks = {
-            field: Ask(EncodeQuery, (query_field("LanguageFairness", "queries", field),))
-            for field in self.queries
-        }
-        return asks | {"passages": Ask(EncodePassage, ("ranking.passages",))}
+        """The question and its passages, in every language once."""
+        asks = {field: Ask(EncodeQuery, (f"ranking.{field}",)) for field in self.queries}
+        return asks | {x: Ask(EncodePassage, (f"ranking.{x}",)) for x in self.passages}
 
     @property
     def least_passages(self) -> int:
@@ -264,15 +274,14 @@ class LanguageFairness(OnRankings):
         self, student: Mapping[str, Output], teacher: Mapping[str, Output], batch: Batch
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The divergence; metric ``agreement``: questions with one best passage in every one."""
-        passages = cast(Embeddings, student["passages"])
         weight = jnp.asarray(batch.weight)
         real = present(jnp.asarray(batch.labels["ranking.passage_ids"]), weight, self.in_batch)
         given = (
-            scores(cast(Embeddings, student[field]), passages, self.in_batch)
-            for field in self.queries
+            scores(cast(Embeddings, student[asked]), cast(Embeddings, student[told]), self.in_batch)
+            for asked, told in itertools.product(self.queries, self.passages)
         )
         logs = jnp.stack([log_distribution(own, real, self.temperature) for own in given])
-        mean = jax.nn.logsumexp(logs, axis=0, keepdims=True) - math.log(len(self.queries))
+        mean = jax.nn.logsumexp(logs, axis=0, keepdims=True) - math.log(len(logs))
         apart = jnp.where(real[None], jnp.exp(logs) * (logs - mean), 0.0).sum(axis=2).mean(axis=0)
         best = logs.argmax(axis=2)
         agree = (best == best[:1]).all(axis=0).astype(logs.dtype)

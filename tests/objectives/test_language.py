@@ -142,6 +142,33 @@ def test_fairness_is_the_divergence_of_scipy(in_batch):
         np.testing.assert_allclose(value, jensenshannon(*two) ** 2, rtol=1e-4)
 
 
+def test_fairness_of_one_question_between_languages_of_its_passages():
+    rng = np.random.default_rng(5)
+    told = {"query": embeddings(rng, 2, 2)}
+    languages = ("passages.en", "passages.de")
+    for name, width in zip(languages, (4, 3), strict=True):
+        told[name] = embeddings(rng, 2, 3, width)
+    ids, weight = [[1, 2, 3], [4, 5, -1]], [1.0, 0.5]
+    total = 0.0
+    for b, count in enumerate((3, 2)):
+        p, q = (
+            np.exp([max_sim(told["query"], told[x], b, b, n) / 0.5 for n in range(count)])
+            for x in languages
+        )
+        total += weight[b] * jensenshannon(p, q) ** 2  # scipy makes them add up to 1
+    objective = LanguageFairness(("query",), 0.5, passages=languages)
+    members = batch(weight, ranking_passage_ids=ids)
+    value, _, gradient = loss(objective, told, {}, members)
+    np.testing.assert_allclose(value, total / 1.5, rtol=1e-4)
+    assert gradient["passages.de"][1, 0].any()
+    assert not gradient["passages.de"][1, 2].any()
+    # The same passages in both.
+    told["passages.de"] = told["passages.en"]
+    value, metrics, _ = loss(objective, told, {}, members)
+    np.testing.assert_allclose(value, 0, atol=1e-7)
+    assert metrics["agreement"] == 1
+
+
 def test_fairness_is_0_where_all_languages_agree():
     rng = np.random.default_rng(4)
     query = embeddings(rng, 2, 1)
@@ -163,8 +190,14 @@ def test_fairness_is_0_where_all_languages_agree():
         (lambda: LanguageFairness(temperature=-1.0),
          "LanguageFairness: temperature is -1.0; it must be above 0"),
         (lambda: LanguageFairness(("query.en", "query.en")),
-         "LanguageFairness: queries is ('query.en', 'query.en'); write at least two different "
-         'ones, as in ("query", "query.en")'),
+         "LanguageFairness: queries is ('query.en', 'query.en') and passages is ('passages',); "
+         'write each once and at least two of either, as in queries=("query", "query.en")'),
+        (lambda: LanguageFairness(("query",)),
+         "LanguageFairness: queries is ('query',) and passages is ('passages',); "
+         'write each once and at least two of either, as in queries=("query", "query.en")'),
+        (lambda: LanguageFairness(passages=("de", "en")),
+         "LanguageFairness: passages is 'de'; write \"passages\" for the language that the data "
+         'choose, or "passages.en" for one'),
         (lambda: LanguageFairness(("query", "en")),
          "LanguageFairness: queries is 'en'; write \"query\" for the language that the data "
          'choose, or "query.en" for one'),
