@@ -85,7 +85,7 @@ def test_of_a_cross_encoder_stopped_and_started_again(tmp_path, monkeypatch, cap
     assert "--output scored.jsonl: there is such a file already" in capsys.readouterr().err
 
 
-def test_of_a_generator(tmp_path, monkeypatch):
+def test_of_a_generator(tmp_path, monkeypatch, capsys):
     torch = pytest.importorskip("torch")
     import transformers
 
@@ -93,17 +93,21 @@ def test_of_a_generator(tmp_path, monkeypatch):
     loaded = dataclasses.replace(generators._generator(), spec=spec)
     save_generator(tmp_path / "model", loaded)
     monkeypatch.chdir(tmp_path)
-    row = {"query": "a b b", "positives": ["b a a"], "negatives": ["a a b b", "b"]}
+    long = "b b a" + " b b a" * 20
+    row = {"query": "a b b", "positives": ["b a a"], "negatives": ["a a b b", "b", long]}
     (tmp_path / "rankings.jsonl").write_text(json.dumps(row) + "\n")
-    assert main(["--model", "model", *OPTIONS]) == 0
+    with pytest.warns(UserWarning, match=r"prompt of 40 tokens; it is cut at its end"):
+        assert main(["--model", "model", *OPTIONS]) == 0
+    assert "1 of 4 passages read are cut to fit the prompt" in capsys.readouterr().out
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained("model").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained("model")
     labels = tokenizer("a b b", return_tensors="pt").input_ids
     (line,) = _written(tmp_path)
-    for passage, score in zip(["b a a", "a a b b", "b"], line["scores"], strict=True):
+    for passage, score in zip(["b a a", "a a b b", "b", long], line["scores"], strict=True):
         prompt = spec.prompt.format(language="Swahili", passage=passage)
+        read = tokenizer(prompt, truncation=True, max_length=40, return_tensors="pt")
         with torch.no_grad():
-            loss = model(**tokenizer(prompt, return_tensors="pt"), labels=labels).loss
+            loss = model(**read, labels=labels).loss
         assert score == pytest.approx(-loss.item(), abs=1e-4)
     assert np.ptp(line["scores"]) > 0.01
 

@@ -1,10 +1,12 @@
 """From queries and passages, read together, to the arrays of a request."""
 
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
+from jaxtyping import Int
 
 from clir_jax.data.prompts import PromptTokenizer
 from clir_jax.models.cross_encoder import CrossEncoder
@@ -178,6 +180,35 @@ class QuestionTokenizer:
             )
         if content:
             raise ValueError("tokenizer: a generator scores every token; leave content out")
+        return self.read(texts, length=length)[0]
+
+    def read(
+        self, texts: Sequence[tuple[str, str, str]], *, length: int | None = None
+    ) -> tuple[Likelihood, Int[np.ndarray, " R"]]:
+        """Tokenise a batch, and count the pieces cut of each passage; warns of a cut once.
+
+        Args:
+          texts: R times a question, a passage and the code of the question's language.
+          length: tokens a prompt; None takes the specification's.
+
+        Returns:
+          The request, and ``[R]`` pieces.
+
+        Raises:
+          ValueError: as ``PromptTokenizer`` refuses a text.
+        """
         passages, languages = [text[1] for text in texts], [text[2] for text in texts]
-        source, _ = self.prompts.sources(passages, languages, length=length)
-        return Likelihood(source, self.prompts.targets([text[0] for text in texts]))
+        source, cut = self.prompts.sources(passages, languages, length=length)
+        if cut.any():
+            _warn_of_cut(self.prompts.spec)
+        return Likelihood(source, self.prompts.targets([text[0] for text in texts])), cut
+
+
+@functools.cache
+def _warn_of_cut(spec: Generator) -> None:
+    """Warn of long passages, once for each generator: training reads a text many times."""
+    warnings.warn(
+        f"a passage does not fit the generator's prompt of {spec.source_length} tokens; it is cut "
+        "at its end, as all are that are too long: raise source_length to have them read whole",
+        stacklevel=4,
+    )

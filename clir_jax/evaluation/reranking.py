@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,13 +16,14 @@ from jaxtyping import Array, Float
 
 from clir_jax.data.assembly import TokenizerLike
 from clir_jax.data.collections import Collection
+from clir_jax.data.pairs import QuestionTokenizer
 from clir_jax.data.reading import DataError, find_files
 from clir_jax.evaluation.bm25 import bm25_run
 from clir_jax.evaluation.metrics import evaluate_queries
 from clir_jax.evaluation.retrieval import Measured, Progress, block_of
 from clir_jax.evaluation.runs import read_run
 from clir_jax.mesh import on_host, put_whole, rowwise
-from clir_jax.models.requests import Relevance, Scores, Tokens
+from clir_jax.models.requests import Scores, Tokens
 
 # Pairs scored at once; widths are multiples of a number: each is compiled once.
 _BLOCK_ROWS = 64
@@ -44,6 +47,7 @@ class PairScorer:
       reader: makes requests of texts.
       kind: the request that the model answers, ``Relevance`` or ``Likelihood``.
       mesh: the mesh; rows are split over it.
+      counts: of the passages of a generator, how many were ``"read"`` and ``"cut"`` so far.
     """
 
     graphdef: Any
@@ -51,6 +55,13 @@ class PairScorer:
     reader: TokenizerLike
     kind: type[Any]
     mesh: Mesh
+    counts: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    @property
+    def told(self) -> str:
+        """What to say of passages that were cut; empty if none was."""
+        cut, read = self.counts["cut"], self.counts["read"]
+        return f"{cut:,} of {read:,} passages read are cut to fit the prompt" if cut else ""
 
     def scores(
         self,
@@ -70,10 +81,7 @@ class PairScorer:
         """
         found = np.empty(len(pairs), np.float32)
         for start in range(0, len(pairs), _WINDOW):
-            texts: list[Any] = list(pairs[start : start + _WINDOW])
-            if self.kind is not Relevance:
-                texts = [(*pair, language) for pair in texts]
-            request = self.reader.tokenize(self.kind, texts)
+            request = self._request(pairs[start : start + _WINDOW], language)
             used = sum(tokens.mask.sum(axis=1) for tokens in _texts(request))
             order = np.argsort(used, kind="stable")
             for begin in range(0, len(order), _BLOCK_ROWS):
@@ -83,6 +91,13 @@ class PairScorer:
                 found[start + rows] = self._score(part)[: len(rows)]
         progress(len(pairs), len(pairs))
         return found
+
+    def _request(self, pairs: Sequence[tuple[str, str]], language: str) -> Any:
+        if not isinstance(self.reader, QuestionTokenizer):
+            return self.reader.tokenize(self.kind, pairs)
+        request, cut = self.reader.read([(*pair, language) for pair in pairs])
+        self.counts.update(read=len(cut), cut=int((cut > 0).sum()))
+        return request
 
     def _score(self, request: Any) -> Float[np.ndarray, " R"]:
         """Score at most ``_BLOCK_ROWS`` rows, as narrow as they allow, in one of few shapes."""
@@ -146,7 +161,8 @@ def rerank_texts(
       progress: told the pairs that are done.
 
     Returns:
-      Passage ids and falling scores by query id; equal scores in the order of the candidates.
+      Passage ids and falling scores by query id; equal scores in the order of the candidates. A
+      warning counts the passages that were cut to fit a prompt.
     """
     passages = dict(zip(collection.passage_ids, collection.passages, strict=True))
     listed = {
@@ -156,6 +172,8 @@ def rerank_texts(
     texts = dict(zip(collection.query_ids, collection.queries, strict=True))
     pairs = [(texts[query], passages[passage]) for query, own in listed.items() for passage in own]
     scores = iter(scorer.scores(pairs, collection.language, progress).tolist())
+    if scorer.told:
+        warnings.warn(scorer.told, stacklevel=2)
     found = {query: [(passage, next(scores)) for passage in own] for query, own in listed.items()}
     return {query: sorted(own, key=lambda entry: -entry[1]) for query, own in found.items()}
 

@@ -62,11 +62,13 @@ def score(work: Score, place: Workplace) -> str:
         check_language(work, "query_language", records)
         language = work.query_language or records.languages[0]
         model = place.load_model(work.model, None)
+        scorer = None
         if isinstance(model, LoadedRetriever):
             encoder = TextEncoder.of(model, place.mesh)
             scored = functools.partial(_scores, work, encoder)
         else:
-            scored = functools.partial(_pair_scores, work, pair_scorer(model, place.mesh))
+            scorer = pair_scorer(model, place.mesh)
+            scored = functools.partial(_pair_scores, work, scorer)
 
         def lists(block: Sequence[Ranking], rows: range) -> Iterator[tuple[list[str], Any]]:
             scores = scored(block, language)
@@ -74,6 +76,8 @@ def score(work: Score, place: Workplace) -> str:
                 yield [passage.text for passage in record.negatives], own
 
         write_rankings(directory, records, _BLOCK, lists, place.progress)
+        if scorer is not None and scorer.told:
+            place.say(f"artifact {work.name}: {scorer.told}")
         return {"records": len(records), "language": records.languages[0]}
 
     return ensure(work, place, inputs, make)
