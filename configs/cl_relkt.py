@@ -27,11 +27,13 @@ Differences from the paper: its encoder, mUSE, exists for TensorFlow Hub only. L
 then new. The rates are those for mUSE, that of step 3 (1e-3) above all: it is not tested on another
 encoder, and ``:transfer_rate=2e-5`` is what such encoders are usually trained with. A question
 meets all of its negatives in one row, so that a step has more than 16 triplets, and the authors
-look through the whole corpus for them. Rounds are counted (the authors stop after 20 evaluations
-without a better, of at most 100 epochs), and the rate starts anew in each; step 1 takes its ten
-epochs unless 20 evaluations are no better (theirs ends after three, from its second epoch on).
-Epochs are those of ``:questions=``, the training questions that there are; their number is not
-verified. Duplicate questions are not dropped in step 3.
+look through the whole corpus for them. Negatives are hard and semi-hard to the positive that scores
+lowest, where every passage of the gold document is one, and a step draws one of these; the authors
+look for negatives of each question and passage, by that passage's score. Rounds are counted (the
+authors stop after 20 evaluations without a better, of at most 100 epochs), and the rate starts anew
+in each; step 1 takes its ten epochs unless 20 evaluations are no better (theirs ends after three,
+from its second epoch on). Epochs are those of ``:questions=``, the training questions that there
+are; their number is not verified. Duplicate questions are not dropped in step 3.
 """
 
 import dataclasses
