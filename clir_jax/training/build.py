@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,17 @@ from jax.sharding import PartitionSpec as P
 from clir_jax.config import Run, Stage, Task
 from clir_jax.config_files import naming
 from clir_jax.data.answers import Answers
+from clir_jax.data.opened import MixedRecords
 from clir_jax.data.pipeline import task_dataset
 from clir_jax.data.reading import Report
+from clir_jax.data.records import Ranking, Records
 from clir_jax.data.tokenization import RequestTokenizer
+from clir_jax.files import read_json
 from clir_jax.mesh import row_share, shardings
+from clir_jax.models import hub
 from clir_jax.models.formats import LoadedRetriever
+from clir_jax.models.generator_files import FILE, LoadedGenerator, is_generator
+from clir_jax.models.requests import Likelihood
 from clir_jax.objectives.base import Batch
 from clir_jax.training.control import moving_average
 from clir_jax.training.initial import initial_model, load_teacher
@@ -87,7 +93,8 @@ def build_stage(
     described = {n: facts(m.spec, backbone_of(m), _vocabulary(m)) for n, m in models.items()}
     check_tasks(stage, described.pop("student"), described, apart)
     stage = routed(stage, apart)
-    datasets, reports = _open_data(run, stage, student, towers, answers, mesh)
+    datasets, reports, written = _open_data(run, stage, student, towers, answers, mesh)
+    student = _taught(stage, student, written)
     asked = {
         name
         for task in stage.tasks
@@ -139,16 +146,22 @@ def _open_data(
     teachers: Mapping[str, LoadedModel],
     answers: Mapping[str, Mapping[str, Answers]],
     mesh: Mesh,
-) -> tuple[dict[str, grain.MapDataset[Batch]], dict[str, Report]]:
+) -> tuple[dict[str, grain.MapDataset[Batch]], dict[str, Report], list[str]]:
+    """Batches by task, reports by source, and the languages that a generator learns to write."""
     tokenizers = {
         name: reader_of(model) for name, model in {"student": student, **teachers}.items()
     }
     datasets, reports = {}, {}
+    written: list[str] = []
     rank, world = row_share(mesh)
     for place, task in enumerate(stage.tasks):
         sources = {name: source.open(run.data_root) for name, source in task.sources.items()}
         for name, records in sources.items():
             reports[f"{stage.name}: {task.title}: {name}"] = records.report
+        for ask in task.objective.student.values():
+            if ask.kind is Likelihood:
+                name, _, field = ask.texts[2].partition(".language.")
+                written += _languages(sources[name], field)
         with naming(f"stages.{stage.name}.tasks.{task.title}"):
             datasets[task.title] = task_dataset(
                 task.objective.student,
@@ -164,7 +177,32 @@ def _open_data(
                 buckets=task.buckets,
                 answers=answers[task.title],
             ).map(lambda members: Batch(**members))
-    return datasets, reports
+    return datasets, reports, list(dict.fromkeys(written))
+
+
+def _languages(records: Records, field: str) -> Sequence[str]:
+    """The languages that a field of records is in: ``"query"``, ``"query.en"``, ``"other"``."""
+    if isinstance(records, MixedRecords):
+        return [language for part in records.parts for language in _languages(part, field)]
+    if field == "english":
+        return ["en"]
+    if "." in field:
+        return [field.partition(".")[2]]
+    first = records[0]
+    return (first.asked if isinstance(first, Ranking) else ()) or records.languages
+
+
+def _taught(stage: Stage, student: LoadedModel, written: Sequence[str]) -> LoadedModel:
+    """A generator that names no languages, with those that it was and is trained to write in."""
+    if not isinstance(student, LoadedGenerator) or student.spec.languages:
+        return student
+    before: Sequence[str] = ()
+    if isinstance(stage.init, str) and is_generator(directory := hub.locate(stage.init)):
+        before = read_json(directory / FILE, dict)["generator"].get("languages", ())
+        if not before:  # Nobody knows what it can write.
+            return student
+    languages = tuple(dict.fromkeys([*before, *written]))
+    return dataclasses.replace(student, spec=dataclasses.replace(student.spec, languages=languages))
 
 
 def _target(

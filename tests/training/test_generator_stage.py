@@ -29,9 +29,10 @@ from clir_jax.data.bitext import BitextTSV
 from clir_jax.data.collections import BitextPairs
 from clir_jax.data.pairs import QuestionTokenizer
 from clir_jax.data.pipeline import task_dataset
-from clir_jax.data.sources import TextLines
+from clir_jax.data.sources import Mixture, TextLines
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.generator import Generator
+from clir_jax.models.generator_files import load_generator, save_generator
 from clir_jax.models.generator_tokenizer import generator_tokenizer
 from clir_jax.models.retriever import Dense
 from clir_jax.models.t5_config import T5Config
@@ -43,14 +44,14 @@ from clir_jax.objectives.generation import (
     QueryAlignment,
     SequenceLikelihood,
 )
+from clir_jax.training import build
 from clir_jax.training.check import check
 from clir_jax.training.kinds import kind_at
 from clir_jax.training.loop import train
+from tests.models import test_generator_files as generators
 from tests.training.workshop import RANKINGS, WORDS, write_data
 
-SPEC = Generator(
-    source_length=24, target_length=10, prompt="{language}: {passage}", languages=("sw", "en")
-)
+SPEC = Generator(source_length=80, target_length=10, prompt="{language}: {passage}")
 T5 = T5Config(vocab_size=60, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
 ENCODER = EncoderConfig(
     vocab_size=60,
@@ -120,6 +121,8 @@ def test_a_generator_is_trained_writes_scores_and_teaches(tmp_path):
     assert "records are kept" in told.getvalue()
     directory = home / "stages/01-writer/model"
     assert kind_at(directory).name == "generator"
+    # Named by nobody, and learned: of the translations, and of the questions in both languages.
+    assert load_generator(directory).spec == dataclasses.replace(SPEC, languages=("sw", "en"))
     # The stored scores are what transformers computes from the saved model.
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(directory).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
@@ -132,12 +135,37 @@ def test_a_generator_is_trained_writes_scores_and_teaches(tmp_path):
         asked = read(line["queries"]["en"], 10)
         for text, score in zip(line["positives"] + line["negatives"], line["scores"], strict=True):
             with torch.no_grad():
-                out = model(input_ids=read(f"English: {text}", 24), labels=asked)
+                out = model(input_ids=read(f"English: {text}", 80), labels=asked)
             assert score == pytest.approx(-out.loss.item(), abs=1e-4)
     metrics = _lines(home / "stages/05-student/metrics.jsonl")
     for name in ("stored/loss", "live/loss", "QueryAlignment/loss", "QueryAlignment/gate"):
         assert all(np.isfinite(row[name]) for row in metrics)
     assert metrics[0]["QueryAlignment/gate"] > 0
+
+
+def test_languages_are_those_of_the_targets_and_of_before(tmp_path):
+    write_data(tmp_path)
+    (tmp_path / "pairs.tsv").write_text("0\ta\tb\n")
+    pairs = PAIRS.open(str(tmp_path))
+    mixed = Mixture((PAIRS, BitextTSV("pairs.tsv", "so"))).open(str(tmp_path))
+    lists = RANKINGS.open(str(tmp_path))
+    assert [build._languages(pairs, field) for field in ("other", "english")] == [("sw",), ["en"]]
+    assert build._languages(mixed, "other") == ["sw", "so"]
+    assert build._languages(lists, "query") == ("sw", "en")
+    assert build._languages(lists, "query.en") == ["en"]
+    known = generators._generator()  # of Swahili
+    save_generator(tmp_path / "known", known)
+    nobody = dataclasses.replace(known, spec=SPEC)
+    save_generator(tmp_path / "unknown", nobody)
+    for init, model, languages in (
+        (Scratch(T5), nobody, ("so", "en")),
+        (str(tmp_path / "known"), nobody, ("sw", "so", "en")),
+        (str(tmp_path / "unknown"), nobody, ()),
+        (Scratch(T5), known, ("sw",)),  # as it is given
+    ):
+        vocabulary = WRITER.vocabulary if isinstance(init, Scratch) else None
+        stage = _with(WRITER, init=init, vocabulary=vocabulary)
+        assert build._taught(stage, model, ["so", "en"]).spec.languages == languages
 
 
 def test_prompts_and_questions_are_in_one_language_whatever_the_bucket(tmp_path):
