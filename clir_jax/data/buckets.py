@@ -81,7 +81,9 @@ def count_lengths(
             rows, limit[c] = _longest(block, asks[names[0]], tokenizers[names[0]], passages)
             needed[start : start + len(block), c] = rows
     column = {name: c for c, names in enumerate(alike.values()) for name in names}
-    listed = [any(text.endswith(".passages") for text in asks[n[0]].texts) for n in alike.values()]
+    listed = [
+        any(text.split(".")[1] == "passages" for text in asks[n[0]].texts) for n in alike.values()
+    ]
     texts = [
         len(names) * (passages if many else 1)
         for names, many in zip(alike.values(), listed, strict=True)
@@ -109,17 +111,19 @@ def _longest(
 
 def _may_be_read(record: Record, field: str, passages: int) -> Sequence[str]:
     """The texts of a field that may be what a step reads of it."""
-    value = read(record, field)
     if not isinstance(record, Ranking):
-        return (str(value),)
-    if isinstance(value, tuple):
-        listed = record.positives + (record.negatives if passages > 1 else ())
-        return [text for passage in listed for text in passage.readings]
-    if field == "positive":
-        return [text for passage in record.positives for text in passage.readings]
+        return (str(read(record, field)),)
+    name, _, language = field.partition(".")
+    if name in ("passages", "positive"):
+        listed = record.positives
+        if name == "passages" and passages > 1:
+            listed += record.negatives
+        drawn = (language,) if language else record.told
+        told = ([p.texts[x] for x in drawn] if drawn else p.readings for p in listed)
+        return list(itertools.chain.from_iterable(told))
     if field == "language.query":
         return tuple(record.queries)
-    return tuple(record.queries.values()) if field == "query" else (value,)
+    return tuple(record.queries.values()) if field == "query" else (str(read(record, field)),)
 
 
 def _used(used: Bool[np.ndarray, "R T"]) -> Int[np.ndarray, " R"]:

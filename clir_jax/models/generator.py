@@ -33,7 +33,7 @@ class Generator:
       prompt: what the model reads; ``{passage}`` stands for the passage and ``{language}`` for the
         English name of the question's language.
       languages: codes of the languages it is trained for; others are written in, with a warning.
-        Empty: not known, no warnings.
+        Empty: a stage fills in what it reads; where nothing did, nobody is warned.
 
     Raises:
       ValueError: if a value is out of range.

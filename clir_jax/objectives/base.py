@@ -19,7 +19,8 @@ class Ask:
     Args:
       kind: the request, one of ``clir_jax.models.requests.Request``.
       texts: what is read, as ``"source.field"`` or ``"source.field.language"``: ``"bitext.other"``,
-        ``"ranking.query"``, ``"ranking.query.en"``, ``"ranking.passages"``. Pair requests take two.
+        ``"ranking.query"``, ``"ranking.query.en"``, ``"ranking.passages"``,
+        ``"ranking.passages.en"``. Pair requests take two.
       model: which teacher answers, by its name in ``Task.teachers``; the student ignores it.
       content: keep only the vectors of the text's own pieces: no markers, no special tokens, no
         query expansion. Token-level objectives want this.

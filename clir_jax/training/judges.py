@@ -57,6 +57,11 @@ class PairJudge:
         scores = self._check(self._scorer.scores(pairs, self._language))
         return np.split(scores, np.cumsum([len(own) for own in lists])[:-1])
 
+    @property
+    def told(self) -> str:
+        """What to say of passages that were cut; empty if none was."""
+        return self._scorer.told
+
 
 def relative(positive: float, share: float) -> float:
     """``share`` of a score above 0; as much below a score that is not.

@@ -121,6 +121,8 @@ def _search(work: Mine, place: Workplace, records: Records, directory: Path) -> 
     if isinstance(searcher, LexicalSearcher):
         size = min(size, max(1, _FOUND // min(work.depth, corpus.searched)))
     write_rankings(unfinished, records, size, lists, progress)
+    if isinstance(judge, PairJudge) and judge.told:
+        place.say(f"artifact {work.name}: {judge.told}")
 
 
 def _searcher(work: Mine, place: Workplace, corpus: Corpus, directory: Path) -> Searcher:

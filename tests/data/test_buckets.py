@@ -11,6 +11,7 @@ import pytest
 from clir_jax.data.buckets import Buckets, Lengths, choose_boxes, count_lengths
 from clir_jax.data.pipeline import task_dataset
 from clir_jax.data.rankings import RankingJSONL
+from clir_jax.data.records import Passage, Ranking
 from clir_jax.data.sources import Mixture, TextLines
 from clir_jax.models.requests import EncodePassage, EncodeQuery, Relevance, Tokens
 from clir_jax.objectives.base import Ask
@@ -359,3 +360,18 @@ def test_a_mixture_without_weights_is_one_source(tmp_path):
     elements = [batches[step] for step in range(steps_of(18))]
     ids = np.concatenate([e["labels"]["ranking.query_id"][e["weight"] == 1] for e in elements])
     assert sorted(ids) == sorted([*range(9), *range(9)])
+
+
+def test_passages_in_one_language_count_as_long_as_they_are_in_it(tmp_path):
+    def passage(number, english, german):
+        return Passage(number, english, {"en": english, "de": german})
+
+    passages = (passage(0, "a", "a b c"),), (passage(1, "a b", "a"),)
+    ranking = Ranking(0, {"en": "q"}, *passages, None, ())
+    drawn = dataclasses.replace(ranking, told=("en",))
+    fields = ("passages.de", "passages.en", "passages")
+    asks = {name: Ask(EncodePassage, (f"ranking.{name}",), length=30) for name in fields}
+    records = short_texts.rankings(tmp_path, 2)[0].changed(lambda i, _: (ranking, drawn)[i])
+    lengths = count_lengths(records, asks, dict.fromkeys(asks, short_texts.tokenizer()), 2)
+    assert lengths.needed.tolist() == [[5, 4, 5], [5, 4, 4]]
+    assert lengths.texts.tolist() == [2, 2, 2]

@@ -74,6 +74,7 @@ OPTIONS = {
     "sum": GeneratorContrastive(reduction="sum"),
     "with text": LanguageContrastive(text=True, read_as="passage"),
     "fair over the batch": LanguageFairness(in_batch=True),
+    "fair over passages": LanguageFairness(("query",), passages=("passages.en", "passages.de")),
     "squared distance": Triplet(distance="l2", reduction="mean"),
     "idf, unbalanced": TokenAlignmentDistillation(
         Sinkhorn(tau_student=0.9, tau_teacher=0.95), query_weight=1.0, marginals="idf"
@@ -211,7 +212,8 @@ def _batch(objective):
     rng = np.random.default_rng(1)
 
     def tokens(ask, field):
-        shape = (ROWS, PASSAGES) if "ranking.passages" in ask.texts else (ROWS,)
+        listed = any(text.startswith("ranking.passages") for text in ask.texts)
+        shape = (ROWS, PASSAGES) if listed else (ROWS,)
         width = WIDTH.get(field, WIDTH["query"])
         used = np.arange(width) < rng.integers(3, width + 1, shape)[..., None]
         ids = np.where(used, rng.integers(5, 101, used.shape), 0).astype(np.int32)
