@@ -49,18 +49,19 @@ def model_card(
     if remarks:
         parts.append("## Other vectors\n\n" + "\n".join(f"* {remark}." for remark in remarks))
     if config:
-        parts.append("## Training\n\n" + _training(config))
-    told = _measured(rows) if rows else "Nothing was measured in the run that this model is from."
-    parts.append("## Measured\n\n" + told)
+        parts.append("## Training\n\nWith clir_jax.\n\n" + _training(config))
+        parts.append("## Measured\n\n" + _measured(rows, _last(config)))
     return "\n\n".join(parts) + "\n"
 
 
 def run_of(model: str) -> Path | None:
-    """The directory of the run that ``model`` names; None if it names a model."""
-    config = Path(model) / "config.json"
-    if not (Path(model) / "model").is_dir() or not config.is_file():
+    """The directory of the run that ``model``, a run or its ``model/``, is of; None without one."""
+    run = Path(model)
+    run = run.parent if run.name == "model" else run
+    config = run / "config.json"
+    if not (run / "model").is_dir() or not config.is_file():
         return None
-    return Path(model) if read_json(config, dict).get("type") == "Run" else None
+    return run if read_json(config, dict).get("type") == "Run" else None
 
 
 def _front_matter(model: Model, layout: str, config: Mapping[str, Any]) -> str:
@@ -92,7 +93,7 @@ def _what(model: Model, config: Mapping[str, Any]) -> str:
         return (
             f"A generator that reads a passage and writes a question for it{of}. It is a T5 of "
             f"{t5.num_layers} layers, {t5.d_model} wide, with a vocabulary of {t5.vocab_size:,} "
-            "pieces. Trained with clir_jax."
+            "pieces."
         )
     encoder = model.encoder_config
     made = (
@@ -102,7 +103,7 @@ def _what(model: Model, config: Mapping[str, Any]) -> str:
     if isinstance(model, LoadedCrossEncoder):
         return (
             f"A cross-encoder for questions and passages{of}: it reads both together and gives one "
-            f"score, higher where the passage answers the question. {made} Trained with clir_jax."
+            f"score, higher where the passage answers the question. {made}"
         )
     spec = model.spec
     size = spec.embedding_size(encoder.hidden_size)
@@ -110,9 +111,7 @@ def _what(model: Model, config: Mapping[str, Any]) -> str:
     if spec.late_interaction:
         kind = f"late interaction, a vector of {size} numbers a token, compared by MaxSim"
     towers = " Queries and passages have encoders of their own." if model.passage else ""
-    return (
-        f"A retriever for questions and passages{of}: {kind}. {made}{towers} Trained with clir_jax."
-    )
+    return f"A retriever for questions and passages{of}: {kind}. {made}{towers}"
 
 
 def _settings(model: Model) -> str:
@@ -186,13 +185,15 @@ def _training(config: Mapping[str, Any]) -> str:
     return _table(("stage", "starts from", "method", "data", "steps of batch"), lines)
 
 
-def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The figures of the last stage, which is the one that the model is from."""
+def _measured(rows: Sequence[Mapping[str, Any]], stage: str) -> str:
+    """The figures of the stage that the model is from."""
     for number, row in enumerate(rows, 1):
         missing = [key for key in (*_KEYS, "stage") if key not in row]
         if missing:
             raise ValueError(f"summary.json: row {number} lacks {missing[0]!r}; restore the file")
-    last = [row for row in rows if row["stage"] == rows[-1]["stage"]]
+    last = [row for row in rows if row["stage"] == stage]
+    if not last:
+        return f"Nothing was measured after `{stage}`, the stage that this model is from."
     systems = list(dict.fromkeys(row["system"] for row in last))
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for row in last:
@@ -202,6 +203,17 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
         (*_KEYS[:3], *systems),
         ((*place, *(cells.get(s, "") for s in systems)) for place, cells in lines.items()),
     )
+
+
+def _last(config: Mapping[str, Any]) -> str:
+    """What ``summary.json`` calls the last stage, in the last of its rounds."""
+    name = ""
+    for item in config.get("stages", []):
+        group = item.get("type") == "Rounds"
+        for stage in item["stages"] if group else [item]:
+            if stage.get("type") == "Stage":
+                name = f"{stage['name']}.{item['count']}" if group else stage["name"]
+    return name
 
 
 def _stages(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -227,14 +227,14 @@ def test_the_command_writes_both_towers_and_a_card(tmp_path, capsys, monkeypatch
             }
         ],
     }
-    run = {"type": "Run", "stages": [{"type": "Rounds", "stages": [stage]}]}
+    run = {"type": "Run", "stages": [{"type": "Rounds", "count": 2, "stages": [stage]}]}
     rows = [
         {"stage": place, "system": system, "dataset": "d", "language": "so", "metric": "nDCG@10"}
         | {"value": value}
         for place, system, value in [
-            ("warm", "student", 0.1),
-            ("distil", "bm25", 0.25),
-            ("distil", "student", 0.5),
+            ("distil.1", "student", 0.1),
+            ("distil.2", "bm25", 0.25),
+            ("distil.2", "student", 0.5),
         ]
     ]
     for name, content in (("config", run), ("summary", rows)):
@@ -259,6 +259,15 @@ def test_the_command_writes_both_towers_and_a_card(tmp_path, capsys, monkeypatch
     ):
         assert line in card.splitlines()
     assert "0.100" not in card
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(rows[:1]))
+    for model, told in (
+        ("run/model", "Nothing was measured after `distil.2`, the stage that this model is from."),
+        ("out/query", None),
+    ):
+        assert main(["--model", model, "--to", "transformers", "--output", model[:3] + "2"]) == 0
+        lines = (tmp_path / (model[:3] + "2") / "README.md").read_text().splitlines()
+        assert told in lines if told else "## Measured" not in lines
+        assert ("With clir_jax." in lines) == (told is not None)
 
 
 def test_mistakes_are_one_sentence(tmp_path, capsys, monkeypatch):
