@@ -14,6 +14,7 @@ AUTO = "auto"
 
 _JOIN_SECONDS = 1800  # cold pods of TPUs take minutes until all of their hosts are up
 _LEAVE_SECONDS = 30  # for the others to come to their end too; after an error they never do
+_STARTERS = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun"}
 _WAIT_MILLISECONDS = 14 * 24 * 3600 * 1000  # works may take days; a lost process ends it earlier
 _T = TypeVar("_T")
 _waits = itertools.count()
@@ -111,9 +112,10 @@ def by_first(work: Callable[[], _T]) -> _T | None:
 
 
 def _refuse_alone() -> None:
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    if tasks != "1":
-        raise ValueError(
-            f"srun started {tasks} tasks of this command, which would each train alone in one "
-            "--run-dir; add --coordinator auto, or start one task"
-        )
+    for variable, program in _STARTERS.items():
+        tasks = os.environ.get(variable, "1")
+        if tasks != "1":
+            raise ValueError(
+                f"{program} started {tasks} tasks of this command, which would each train alone in "
+                "one --run-dir; add --coordinator auto, or start one task"
+            )

@@ -153,15 +153,18 @@ def test_joining_with_a_mistake(given, sentence, monkeypatch):
     assert str(error.value) == sentence
 
 
-def test_tasks_of_slurm_that_would_each_train_alone(monkeypatch):
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+@pytest.mark.parametrize(
+    ("variable", "program"), [("SLURM_STEP_NUM_TASKS", "srun"), ("OMPI_COMM_WORLD_SIZE", "mpirun")]
+)
+def test_tasks_that_would_each_train_alone(variable, program, monkeypatch):
+    monkeypatch.setenv(variable, "1")
     join()
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv(variable, "4")
     with pytest.raises(ValueError) as error:
         join()
     assert str(error.value) == (
-        "srun started 4 tasks of this command, which would each train alone in one --run-dir; add "
-        "--coordinator auto, or start one task"
+        f"{program} started 4 tasks of this command, which would each train alone in one "
+        "--run-dir; add --coordinator auto, or start one task"
     )
 
 
