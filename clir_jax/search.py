@@ -38,12 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _search(given: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from clir_jax.evaluation.runs import write_run
+    from clir_jax.evaluation.runs import check_word, write_run
 
     _check(given)
     output = new_file(given.output) if given.output else None
     collection = _collection(given)
-    scorer = _scorer(given) if given.rerank else None  # a mistake is found before the search
+    # Mistakes are found before the search, not after it.
+    if output is not None:
+        for what, ids in (("query", collection.query_ids), ("document", collection.passage_ids)):
+            for name in ids:
+                check_word(output, f"{what} id", name)
+    scorer = _scorer(given) if given.rerank else None
     depth = max(given.k, given.depth or _DEPTH) if scorer else given.k
     run = _found(given.model, collection, depth)
     if scorer:
@@ -53,7 +58,8 @@ def _search(given: argparse.Namespace) -> int:
     if output is None:
         _show(console, collection, run)
         return 0
-    write_run(output, run, Path(given.rerank or given.model).absolute().name)
+    tag = "-".join(Path(given.rerank or given.model).absolute().name.split())
+    write_run(output, run, tag)
     console.print(f"{output}: {len(run):,} questions, up to {given.k} passages each", markup=False)
     return 0
 

@@ -180,6 +180,21 @@ def test_a_mistake_is_one_sentence(files, options, sentence, capsys):
     assert (told.out, told.err) == ("", f"error: {sentence}\n")
 
 
+def test_what_a_run_cannot_carry_is_told_before_the_search(files, capsys):
+    (files / "blank.jsonl").write_text(json.dumps({"_id": "b c", "title": "", "text": "sea"}))
+    options = ["--corpus", "blank.jsonl", "--query", "sea", "--output", "out.trec"]
+    assert main(["--model", "./nowhere", *options]) == 2
+    assert capsys.readouterr().err.startswith(
+        "error: out.trec: the document id 'b c' is empty or holds white space, which a TREC run"
+    )
+    save_loaded(files / "my model", retriever())
+    options[1] = "corpus.jsonl"
+    assert main(["--model", "my model", *options]) == 0
+    assert {line.split()[-1] for line in (files / "out.trec").read_text().splitlines()} == {
+        "my-model"
+    }
+
+
 def test_help_needs_no_model(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])

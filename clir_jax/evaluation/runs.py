@@ -68,16 +68,16 @@ def write_run(path: str | os.PathLike[str], run: Run, tag: str) -> None:
       ValueError: if an id or the tag is empty or holds white space, which the format cannot carry,
         or ``ranked`` refuses a list.
     """
-    _check_word(path, "tag", tag)
+    check_word(path, "tag", tag)
     lines: list[str] = []
     for query, documents in run.items():
-        _check_word(path, "query id", query)
+        check_word(path, "query id", query)
         try:
             ordered = ranked(documents)
         except ValueError as error:
             raise ValueError(f"{path}: in the run of query {query!r}, {error}") from None
         for rank, (document, score) in enumerate(ordered, start=1):
-            _check_word(path, "document id", document)
+            check_word(path, "document id", document)
             lines.append(f"{query} Q0 {document} {rank} {np.float32(score)!s} {tag}\n")
     write_text(path, "".join(lines))
 
@@ -124,7 +124,8 @@ def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
                 yield f"{path}, line {number}", line.rstrip("\r\n")
 
 
-def _check_word(path: str | os.PathLike[str], what: str, word: str) -> None:
+def check_word(path: str | os.PathLike[str], what: str, word: str) -> None:
+    """Refuse, with a sentence, what a TREC run cannot carry: it must be one word."""
     if word.split() != [word]:
         raise ValueError(
             f"{path}: the {what} {word!r} is empty or holds white space, which a TREC run cannot "
