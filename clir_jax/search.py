@@ -109,31 +109,14 @@ def _collection(given: argparse.Namespace) -> "Collection":
 
 def _found(model: str, collection: "Collection", depth: int) -> Found:
     """Passages and falling scores of every question."""
-    import numpy as np
-
     from clir_jax.evaluation.reranking import bm25_candidates
-    from clir_jax.evaluation.retrieval import load_encoder, nearest
+    from clir_jax.evaluation.retrieval import load_encoder, search
 
     if model == "bm25":
         return bm25_candidates(collection, depth)
-    encoder = load_encoder(model)
+    encoder, total = load_encoder(model), len(collection.passages)
     with _log("search") as log:
-        scores, places = nearest(
-            encoder.queries(collection.queries),
-            encoder.passages(collection.passages),
-            depth,
-            encoder.mesh,
-            lambda done: log.progress(done, len(collection.passages)),
-        )
-    # A passage without a kept token is nobody's neighbour.
-    return {
-        query: [
-            (collection.passage_ids[place], float(score))
-            for place, score in zip(places[n], scores[n], strict=True)
-            if np.isfinite(score)
-        ]
-        for n, query in enumerate(collection.query_ids)
-    }
+        return search(encoder, [collection], depth, lambda done: log.progress(done, total))[0]
 
 
 def _scorer(given: argparse.Namespace) -> Any:

@@ -228,7 +228,7 @@ def measure(
     for names in groups.values():
         passages = collections[names[0]].passages
         step = functools.partial(_report, progress, done, total)
-        runs = _search(encoder, [collections[name] for name in names], depth, step)
+        runs = search(encoder, [collections[name] for name in names], depth, step)
         for name, run in zip(names, runs, strict=True):
             values = evaluate_queries(collections[name].qrels, run, metrics).values
             measured[name] = Measured(dict(values), run)
@@ -320,13 +320,23 @@ def nearest(
     return scores, np.concatenate(places)[arrivals]
 
 
-def _search(
+def search(
     encoder: TextEncoder,
     collections: Sequence[Collection],
     depth: int,
     progress: Callable[[int], None],
 ) -> list[dict[str, list[tuple[str, float]]]]:
-    """The runs of collections that share their passages."""
+    """Search for the queries of collections that share their passages.
+
+    Args:
+      encoder: encodes both.
+      collections: at least one.
+      depth: passages wanted a query; a passage without a kept token is nobody's neighbour.
+      progress: called with the number of passages that have come.
+
+    Returns:
+      The run of each collection: passage ids and falling scores by query id.
+    """
     first = collections[0]
     queries = encoder.queries([text for c in collections for text in c.queries])
     blocks = encoder.passages(first.passages)
@@ -337,6 +347,7 @@ def _search(
             query: [
                 (first.passage_ids[row], float(score))
                 for row, score in zip(rows[i], scores[i], strict=True)
+                if np.isfinite(score)
             ]
             for query, i in zip(c.query_ids, ids, strict=False)
         }

@@ -8,13 +8,14 @@ import pytest
 from flax import nnx
 
 from clir_jax.data import demo
-from clir_jax.data.collections import AtlasRetrieval
+from clir_jax.data.collections import AtlasRetrieval, Collection
+from clir_jax.data.reading import Intake
 from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.evaluation import retrieval as module
-from clir_jax.evaluation.retrieval import Kept, TextEncoder, measure, measure_bm25
+from clir_jax.evaluation.retrieval import Kept, TextEncoder, measure, measure_bm25, search
 from clir_jax.mesh import make_mesh, shardings
 from clir_jax.models.encoder import EncoderConfig
-from clir_jax.models.requests import EncodePassage, EncodeQuery
+from clir_jax.models.requests import Embeddings, EncodePassage, EncodeQuery
 from clir_jax.models.retriever import Dense, LateInteraction, Retriever
 from clir_jax.models.tokenizer import add_markers
 from clir_jax.models.vocabulary import train_wordpiece
@@ -143,3 +144,20 @@ def test_passages_are_kept_in_memory_up_to_a_number_of_bytes(fitting, atlas, mon
             np.testing.assert_array_equal(rows, expected)
             np.testing.assert_array_equal(block.vectors, whole.vectors)
             np.testing.assert_array_equal(block.mask, whole.mask)
+
+
+def test_a_passage_without_a_kept_token_is_found_by_nobody(monkeypatch):
+    queries = Embeddings(np.eye(2, dtype=np.float32)[:, None], np.ones((2, 1), bool))
+    vectors = np.array([[[1.0, 0.0]], [[9.0, 9.0]], [[0.0, 2.0]]], np.float32)
+    passages = Embeddings(vectors, np.array([[True], [False], [True]]))
+    monkeypatch.setattr(TextEncoder, "queries", lambda self, texts: queries)
+    monkeypatch.setattr(TextEncoder, "passages", lambda self, texts: [(np.arange(3), passages)])
+    encoder = object.__new__(TextEncoder)
+    object.__setattr__(encoder, "mesh", make_mesh(devices=jax.devices()[:1]))
+    report = Intake().finish(2, "test")
+    texts = {"passage_ids": ["a", "b", "c"], "passages": ["x", ".", "y"]}
+    texts |= {"query_ids": ["1", "2"], "queries": ["p", "q"]}
+    asked = Collection(name="c", language="en", qrels={}, report=report, **texts)
+    assert search(encoder, [asked], 3, lambda done: None) == [
+        {"1": [("a", 1.0), ("c", 0.0)], "2": [("c", 2.0), ("a", 0.0)]}
+    ]
