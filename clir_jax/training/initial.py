@@ -1,6 +1,7 @@
 """The model a stage starts from: its weights, its vocabulary, its tokenizer."""
 
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def load_model(
       dtype: of its arithmetic.
 
     Returns:
-      The model.
+      The model. A warning names what ``spec`` does to a text in another way than the saved model:
+      pooling or prompts, but not lengths.
 
     Raises:
       ValueError: if the saved model has other parameters than ``spec`` describes.
@@ -86,9 +88,16 @@ def load_model(
     if spec is None:
         return (kind_at(directory) or RETRIEVER).load(directory, dtype=dtype)
     kind = kind_of(spec)
-    if not kind.holds(directory, spec):
-        return kind.start(directory, spec, seed=seed, dtype=dtype)
-    return _with_spec(kind.load(directory, dtype=dtype), spec, name)
+    if kind.holds(directory, spec):
+        loaded = kind.load(directory, dtype=dtype)
+        changed = _with_spec(loaded, spec, name)
+        _tell_changes(loaded.spec, spec, name)
+        return changed
+    if isinstance(spec, RetrieverSpec) and formats.foreign_kind(directory) is type(spec):
+        described = formats.read_foreign(directory)
+        assert described is not None  # It is of that kind.
+        _tell_changes(described.spec, spec, name)
+    return kind.start(directory, spec, seed=seed, dtype=dtype)
 
 
 def load_teacher(stage: Stage, name: str) -> LoadedModel:
@@ -216,6 +225,24 @@ def _find_tokenizer(run: Run, name: str) -> TextTokenizer:
             "correct it"
         )
     return load_tokenizer(Path(name) if Path(name).is_file() else hub.resolve(name))
+
+
+def _tell_changes(saved: Any, wanted: Model, name: str) -> None:
+    """Warn of what makes other vectors or scores of a text than those the model was saved with."""
+    if type(saved) is not type(wanted):
+        return  # Nothing of the one is said of the other.
+    changed = [
+        f"{field} is {getattr(wanted, field)!r} and was {getattr(saved, field)!r}"
+        for field in (f.name for f in dataclasses.fields(wanted))
+        if not (field.endswith("length") or field == "languages")
+        and getattr(wanted, field) != getattr(saved, field)
+    ]
+    if changed:
+        warnings.warn(
+            f"init {name}: the stage's model reads a text in another way than the one saved there: "
+            f"{'; '.join(changed)}; set model to the saved values to begin with what it could do",
+            stacklevel=3,
+        )
 
 
 def _with_spec(loaded: LoadedModel, spec: Model, name: str) -> LoadedModel:

@@ -27,6 +27,7 @@ from clir_jax.data.sources import Mixture, TextLines
 from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.models import formats
 from clir_jax.models.encoder import EncoderConfig
+from clir_jax.models.exports import export
 from clir_jax.models.hub import abstract_encoder, save_encoder
 from clir_jax.models.requests import EncodePassage
 from clir_jax.models.retriever import Dense, LateInteraction
@@ -153,11 +154,38 @@ def test_from_a_stage_its_best_or_its_last_model(tmp_path, which, folder):
 
 def test_a_retriever_may_be_trained_on_with_other_lengths(tmp_path):
     saved = _saved(tmp_path / "model")
-    longer = dataclasses.replace(LATE, query_length=10, passage_length=16, skip_punctuation=False)
+    longer = dataclasses.replace(LATE, query_length=10, passage_length=16)
     loaded = _initial(_run(tmp_path, str(tmp_path / "model"), longer), tmp_path)
     assert loaded.spec == longer
     assert loaded.model.spec == longer
     _same(paths(loaded.params), saved)
+
+
+def test_a_retriever_that_is_read_in_another_way_is_told(tmp_path):
+    saved = _saved(tmp_path / "model")
+    other = dataclasses.replace(LATE, passage_length=16, skip_punctuation=False)
+    told = r"^init .*model: .* saved there: skip_punctuation is False and was True; set model to"
+    with pytest.warns(UserWarning, match=told):
+        loaded = _initial(_run(tmp_path, str(tmp_path / "model"), other), tmp_path)
+    assert loaded.spec == other
+    _same(paths(loaded.params), saved)
+
+
+@pytest.mark.parametrize("saved", ["with a projection", "without"])
+def test_another_librarys_retriever_that_is_read_in_another_way_is_told(tmp_path, saved):
+    spec = Dense(
+        projection=4 if saved == "with a projection" else None,
+        query_length=8,
+        passage_length=12,
+        query_prompt="query: ",
+    )
+    model = tmp_path / "model"
+    _saved(model, spec)
+    export(formats.load_retriever(model), "sentence-transformers", tmp_path / "theirs", "mine")
+    told = r"theirs: .*: pooling is 'cls' and was 'mean'; query_prompt is '' and was 'query: '; set"
+    with pytest.warns(UserWarning, match=told):
+        load_model(str(tmp_path / "theirs"), dataclasses.replace(spec, pooling="cls", query_prompt=""))
+    load_model(str(tmp_path / "theirs"), dataclasses.replace(spec, query_length=9))
 
 
 @pytest.mark.parametrize(
