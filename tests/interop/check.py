@@ -1,7 +1,7 @@
 """Compare another library's vectors of an export with this library's; runs without this library.
 
 ``python check.py DIRECTORY LIBRARY ...`` where ``write.py`` has written; a row for each case, and
-exit status 1 if one is not the same.
+exit status 1 if one is not the same, or nothing was compared.
 """
 
 import json
@@ -85,19 +85,26 @@ LIBRARIES = {
 
 
 def main(directory, *libraries):
-    """Print a table; exit status 1 if any vector or ranking differs."""
+    """Print a table; exit status 1 if any vector or ranking differs, or a library has no row."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     texts = json.loads((directory / "texts.json").read_text())
+    cases = json.loads((directory / "cases.json").read_text())
+    if not libraries:
+        print("error: no library is named, so nothing was compared", file=sys.stderr)
+        return 1
     wrong = 0
     for library in libraries:
         load, layouts = LIBRARIES[library]
-        cases = json.loads((directory / "cases.json").read_text())
-        for case in cases:
-            if case["layout"] in layouts:
-                row, same = compare(directory, case, texts, load)
-                wrong += not same
-                name = library.split(" ")[0]
-                print(f"| {name} {version(name)} | {row} |", flush=True)
+        own = [case for case in cases if case["layout"] in layouts]
+        if not own:
+            where = f"no case in {directory / 'cases.json'} is for {library}"
+            print(f"error: {where}, so nothing was compared", file=sys.stderr)
+            wrong += 1
+        for case in own:
+            row, same = compare(directory, case, texts, load)
+            wrong += not same
+            name = library.split(" ")[0]
+            print(f"| {name} {version(name)} | {row} |", flush=True)
     return 1 if wrong else 0
 
 
@@ -128,14 +135,19 @@ def compare(directory, case, texts, load):
 
 
 def _cosine(theirs, ours):
-    """The least cosine of two vectors in the same place; -1 if their numbers differ."""
+    """The least cosine of two vectors in the same place; -1 if there is none for one of them.
+
+    Their numbers differ, or a vector is zero or not finite: NaN would be below no threshold.
+    """
     least = 1.0
     for a, b in zip(theirs, ours, strict=True):
         a, b = np.atleast_2d(np.asarray(a, np.float64)), np.atleast_2d(np.asarray(b, np.float64))
         if a.shape != b.shape:
             return -1.0
-        norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-        least = min(least, float((np.sum(a * b, axis=-1) / norms).min()))
+        norms = np.linalg.norm([a, b], axis=-1)
+        if not (np.isfinite(norms) & (norms > 0)).all():
+            return -1.0
+        least = min(least, float((np.sum(a * b, axis=-1) / norms.prod(axis=0)).min()))
     return least
 
 
@@ -148,7 +160,8 @@ def _scores(queries, passages):
 def _same_order(theirs, ours):
     for a, b in zip(theirs, ours, strict=True):
         order = np.argsort(-b)
-        if (np.diff(a[order]) > _TIE).any():
+        # NaN is above nothing, so that a row of it would seem to be in order.
+        if not (np.isfinite([a, b]).all() and (np.diff(a[order]) <= _TIE).all()):
             return False
     return True
 
