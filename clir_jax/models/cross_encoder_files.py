@@ -6,7 +6,8 @@ The directory is a Hugging Face model directory with one addition::
   tokenizer.json tokenizer_config.json special_tokens_map.json      for AutoTokenizer
   clir_jax.json                          lengths, prompts
 
-What ``transformers`` and ``sentence_transformers.CrossEncoder`` save is loaded too.
+What ``transformers`` and ``sentence_transformers.CrossEncoder`` (before and of version 6) save is
+loaded too, with the length and the default prompt that are said there.
 """
 
 import dataclasses
@@ -21,6 +22,9 @@ from clir_jax.files import read_json, write_json
 from clir_jax.models.cross_encoder import CrossEncoder, CrossEncoderModel, Head
 from clir_jax.models.directories import new_directory
 from clir_jax.models.encoder import EncoderConfig
+from clir_jax.models.foreign import CONFIG, MODULES, module_directories
+from clir_jax.models.foreign_parts import longest_text, prompts_of, transformer_settings
+from clir_jax.models.foreign_settings import Settings
 from clir_jax.models.hub import (
     ENCODER_MODULES,
     encoder_prefix,
@@ -39,6 +43,9 @@ _ARCHITECTURES = {
     "roberta": "RobertaForSequenceClassification",
     "xlm-roberta": "XLMRobertaForSequenceClassification",
 }
+# A score is a logit; these of sentence-transformers keep the order of logits.
+_ACTIVATIONS = ("torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid")
+_QUERY_LENGTH = 64
 _SCORE = {"bert": "classifier", "roberta": "classifier.out_proj"}
 _DENSE = {"bert": "bert.pooler.dense", "roberta": "classifier.dense"}
 
@@ -152,12 +159,14 @@ def load_cross_encoder(
         ``dtype="bfloat16"`` or ``remat=True``.
 
     Returns:
-      The cross-encoder. One of another library reads as many tokens as its positions allow, 512 at
-      most.
+      The cross-encoder. Its scores are logits, before any activation. One of another library reads
+      as many tokens of a pair as its files say, or as it has positions; the query's are cut to 64
+      here, where that library cuts the longer of the two texts.
 
     Raises:
       FileNotFoundError: if there is no such model, or a file of it is missing.
-      ValueError: if the directory holds no cross-encoder, or files that do not agree.
+      ValueError: if the directory holds no cross-encoder, files that do not agree, or a setting
+        that is not computed here.
     """
     directory = resolve(name)
     if not is_cross_encoder(directory):
@@ -171,8 +180,7 @@ def load_cross_encoder(
     config = load_config(directory, **(compute | overrides))
     _require_embeddings(str(directory), config, tokenizer)
     if spec is None:
-        length = min(512, config.max_length)
-        spec = CrossEncoder(length, min(64, length - 5))
+        spec = _read_foreign(directory, config)
     graphdef, target = abstract_cross_encoder(spec, config)
     with open_weights(directory) as weights:
         encoder_prefix(weights)  # for its modern names
@@ -266,6 +274,50 @@ def _read_own(directory: Path) -> tuple[CrossEncoder, dict[str, Any]]:
         return CrossEncoder(**values), dict(compute)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _read_foreign(directory: Path, config: EncoderConfig) -> CrossEncoder:
+    """What ``transformers`` or sentence-transformers says of one; nothing is guessed."""
+    if (directory / MODULES).is_file():
+        names = [name for name, _ in module_directories(directory)]
+        if names != ["Transformer"]:
+            raise ValueError(
+                f"{directory / MODULES}: type: the modules of this cross-encoder are "
+                f"{', '.join(names)}, and Transformer alone is computed here; choose a model with "
+                "a head for sequence classification"
+            )
+    about = Settings(directory / CONFIG, optional=True)
+    prompts, default = prompts_of(about), about.text("default_prompt_name", None)
+    if default is not None and default not in prompts:
+        raise about.refusal("default_prompt_name", "one of its prompts, or null")
+    about.choice("activation_fn", _ACTIVATIONS, _ACTIVATIONS[0])
+    about.require("truncate_dim", None)
+    about.ignore("__version__", "model_type", "requirements", "keep_in_fp32_modules")
+    about.finish()
+    _check_older_activation(directory)
+    settings = transformer_settings(directory, scores=True)
+    length = longest_text(settings, directory, config.max_length)
+    settings.ignore("do_lower_case")  # The tokenizer's own file says it.
+    settings.finish()
+    # Other prompts than the default one are put before a text only where somebody asks for them.
+    prompt = prompts[default] if default is not None else ""
+    return CrossEncoder(length, min(_QUERY_LENGTH, length - 5), query_prompt=prompt)
+
+
+def _check_older_activation(directory: Path) -> None:
+    """Refuse what sentence-transformers before version 6 says in ``config.json``."""
+    path = directory / "config.json"
+    about = read_json(path, dict)
+    own = about.get("sentence_transformers")
+    for key, value in (
+        ("sentence_transformers.activation_fn", own.get("activation_fn") if own else None),
+        ("sbert_ce_default_activation_function", about.get("sbert_ce_default_activation_function")),
+    ):
+        if value not in (None, *_ACTIVATIONS):
+            raise ValueError(
+                f"{path}: {key} is {value!r}, which is not computed here; choose a model with "
+                f"{' or '.join(map(repr, _ACTIVATIONS))}"
+            )
 
 
 def _labels(directory: Path, config: EncoderConfig, weights: Weights) -> int:

@@ -112,7 +112,7 @@ def _kind(about: Settings) -> str:
 
 
 def _sentence_transformers(directory: Path) -> Described:
-    modules = _modules(directory)
+    modules = module_directories(directory)
     names = [name for name, _ in modules]
     places = dict(modules)
     about = Settings(directory / CONFIG, optional=True)
@@ -146,6 +146,33 @@ def _sentence_transformers(directory: Path) -> Described:
         spec, skiplist = _multi_vector_spec(about, settings, mask, longest, head, tokenizer)
     refuse_long(spec, config.max_length, about if kind == "ColBERT" else settings)
     return Described(spec, tokenizer, skiplist, transformer, places.get("Dense"))
+
+
+def module_directories(directory: Path) -> list[tuple[str, Path]]:
+    """List the modules of a sentence-transformers directory.
+
+    Args:
+      directory: of the model, with a ``modules.json``.
+
+    Returns:
+      The name and the directory of each module.
+
+    Raises:
+      ValueError: if one of them is code of another library.
+    """
+    path = directory / MODULES
+    found = []
+    for module in read_json(path, list):
+        if not isinstance(module, dict) or not {"type", "path"} <= set(module):
+            raise ValueError(f"{path}: a module without type and path; restore the file")
+        library, _, rest = str(module["type"]).partition(".")
+        if library not in ("sentence_transformers", "pylate"):
+            raise ValueError(
+                f"{path}: type is {module['type']!r}, which is code of its own and is not computed "
+                "here; choose a model whose modules are those of sentence_transformers or pylate"
+            )
+        found.append((rest.rpartition(".")[2], directory / str(module["path"])))
+    return found
 
 
 def _dense_spec(
@@ -291,20 +318,3 @@ def _is_colbert(directory: Path) -> bool:
     path = directory / "config.json"
     named = read_json(path, dict).get("architectures") if path.is_file() else None
     return isinstance(named, list) and "HF_ColBERT" in named
-
-
-def _modules(directory: Path) -> list[tuple[str, Path]]:
-    """Names and directories of the modules of a sentence-transformers directory."""
-    path = directory / MODULES
-    found = []
-    for module in read_json(path, list):
-        if not isinstance(module, dict) or not {"type", "path"} <= set(module):
-            raise ValueError(f"{path}: a module without type and path; restore the file")
-        library, _, rest = str(module["type"]).partition(".")
-        if library not in ("sentence_transformers", "pylate"):
-            raise ValueError(
-                f"{path}: type is {module['type']!r}, which is code of its own and is not computed "
-                "here; choose a model whose modules are those of sentence_transformers or pylate"
-            )
-        found.append((rest.rpartition(".")[2], directory / str(module["path"])))
-    return found

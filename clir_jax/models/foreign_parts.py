@@ -16,16 +16,25 @@ _ACTIVATIONS = {
     "torch.nn.modules.linear.Identity": "identity",
     "torch.nn.modules.activation.Tanh": "tanh",
 }
-_FORWARD = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+# What a Transformer module is for, and what it gives: the task, the model's output, its name.
+_VECTORS = ("feature-extraction", "last_hidden_state", "token_embeddings")
+_SCORES = ("sequence-classification", "logits", "scores")
 
 
-def transformer_settings(transformer: Path) -> Settings:
-    """What sentence-transformers says of an encoder, in a file that is named after its kind."""
+def transformer_settings(transformer: Path, scores: bool = False) -> Settings:
+    """What sentence-transformers says of an encoder, in a file that is named after its kind.
+
+    Args:
+      transformer: its directory.
+      scores: whether it is that of a cross-encoder.
+    """
     files = sorted(transformer.glob("sentence_*_config.json")) or [transformer / TRANSFORMER]
     settings = Settings(files[0], optional=True)
-    settings.require("transformer_task", "feature-extraction")
-    settings.require("modality_config", None, _FORWARD)
-    settings.require("module_output_name", "token_embeddings")
+    task, output, name = _SCORES if scores else _VECTORS
+    forward = {"text": {"method": "forward", "method_output_name": output}}
+    settings.require("transformer_task", task)
+    settings.require("modality_config", None, forward)
+    settings.require("module_output_name", name)
     for key in ("model", "tokenizer", "processor", "config"):
         for end in ("args", "kwargs"):
             settings.require(f"{key}_{end}", None, {})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,8 @@ from clir_jax.models.cross_encoder_files import (
     start_cross_encoder,
 )
 from clir_jax.models.encoder import EncoderConfig
+from clir_jax.models.foreign import CONFIG
+from clir_jax.models.foreign_parts import TRANSFORMER
 from clir_jax.models.requests import EncodeQuery, Relevance, Tokens
 from clir_jax.models.tokenizer import ROLES, TextTokenizer, wordpiece
 from clir_jax.objectives.contrastive import ListwiseSoftmax
@@ -129,6 +132,85 @@ def test_scores_are_those_of_torch_both_ways(torch_directories, tmp_path, kind):
     again = load_cross_encoder(tmp_path / "saved")
     assert again.spec == SPEC
     assert jax.tree.structure(again.params) == jax.tree.structure(loaded.params)
+
+
+@pytest.fixture
+def sentence_transformers(monkeypatch):
+    """The library itself, version 6, without the hub."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return pytest.importorskip("sentence_transformers", minversion="6")
+
+
+@pytest.mark.filterwarnings("ignore")  # of other libraries, about each other
+@pytest.mark.parametrize("default", [None, "ask"])
+def test_what_sentence_transformers_6_says_is_read(
+    torch_directories, tmp_path, sentence_transformers, default
+):
+    folder, _ = torch_directories["bert"]
+    theirs = sentence_transformers.CrossEncoder(
+        str(folder),
+        device="cpu",
+        max_length=11,
+        prompts={"ask": "do ", "other": "sat "},
+        default_prompt_name=default,
+    )
+    theirs.save_pretrained(str(tmp_path / "saved"))
+    loaded = load_cross_encoder(tmp_path / "saved")
+    assert loaded.spec == CrossEncoder(11, 6, query_prompt="do " if default else "")
+    # Where nothing, or the passage alone, is to be cut, both read the same.
+    pairs = [("how many", "so many"), ("cats", "do cats sat so so so so so so so so")]
+    tokens = PairTokenizer(loaded.tokenizer, loaded.spec).tokenize(Relevance, pairs)
+    expected = theirs.predict(pairs, activation_fn=_as_it_is())
+    np.testing.assert_allclose(_scores(loaded.model, tokens), expected, atol=1e-4)
+
+
+def _as_it_is():
+    import torch
+
+    return torch.nn.Identity()
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "sentence"),
+    [
+        (CONFIG, {"activation_fn": "torch.nn.modules.activation.ReLU"}, "activation_fn is 'torch."),
+        (CONFIG, {"default_prompt_name": "ask"}, "default_prompt_name is 'ask', which is not"),
+        (CONFIG, {"temperature": 2}, "key 'temperature' is not known here"),
+        (TRANSFORMER, {"transformer_task": "fill-mask"}, "transformer_task is 'fill-mask'"),
+        (
+            "config.json",
+            {"sentence_transformers": {"activation_fn": "mine.Scale"}},
+            "sentence_transformers.activation_fn is 'mine.Scale', which is not computed here",
+        ),
+        (
+            "modules.json",
+            [{"type": f"sentence_transformers.models.{name}", "path": ""} for name in ("A", "B")],
+            "the modules of this cross-encoder are A, B, and Transformer alone is computed here",
+        ),
+    ],
+)
+def test_what_a_cross_encoder_says_and_is_not_computed_is_refused(
+    torch_directories, tmp_path, file, values, sentence
+):
+    folder, _ = torch_directories["bert"]
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / file
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(known | values if isinstance(values, dict) else values))
+    with pytest.raises(ValueError, match="model") as error:
+        load_cross_encoder(tmp_path / "model")
+    assert sentence in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_a_length_that_is_said_is_read(torch_directories, tmp_path):
+    folder, _ = torch_directories["bert"]
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 9}))
+    assert load_cross_encoder(tmp_path / "model").spec == CrossEncoder(9, 4)
+    (tmp_path / "model" / TRANSFORMER).write_text('{"max_seq_length": 8, "do_lower_case": false}')
+    assert load_cross_encoder(tmp_path / "model").spec == CrossEncoder(8, 3)
 
 
 def test_token_types_reach_the_encoder(torch_directories):
