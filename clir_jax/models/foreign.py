@@ -13,6 +13,8 @@ the key: what it would change is nobody's guess. A directory with neither file i
 import dataclasses
 import re
 import string
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from clir_jax.models.hub import load_config
 from clir_jax.models.retriever import Dense, LateInteraction, RetrieverSpec
 from clir_jax.models.tokenizer import TextTokenizer, load_tokenizer
 
+_OF_PASSAGES = ("document", "passage", "corpus")
 MODULES, METADATA = "modules.json", "artifact.metadata"
 CONFIG = "config_sentence_transformers.json"
 _KINDS = {"SentenceTransformer": "sentence_embedding"} | dict.fromkeys(
@@ -135,12 +138,13 @@ def _sentence_transformers(directory: Path) -> Described:
     longest = longest_text(settings, transformer, config.max_length)
     spec: RetrieverSpec
     skiplist: tuple[int, ...] = ()
+    refuse_upper_case(settings, tokenizer)
     if kind == "SentenceTransformer":
-        refuse_upper_case(settings, tokenizer)
         pooling = pooling_of(places["Pooling"], config.hidden_size)
         spec = _dense_spec(about, settings, longest, head, pooling, "Normalize" in places)
     elif kind == "ColBERT":
         spec, skiplist = _pylate_spec(about, head, tokenizer)
+        settings.finish()
     else:
         mask = Settings(places["MultiVectorMask"] / "config.json")
         spec, skiplist = _multi_vector_spec(about, settings, mask, longest, head, tokenizer)
@@ -196,8 +200,11 @@ def _dense_spec(
     }
     settings.require("query_expansion", None)
     settings.finish()
-    query = prompts.get("query", prompts.get(default or "", ""))
-    names = [name for name in ("document", "passage", "corpus", default) if name in prompts]
+    if default is not None and default not in prompts:
+        raise about.refusal("default_prompt_name", "one of its prompts, or null")
+    query, passage = (
+        _prompt(about, prompts, names, default) for names in (("query",), _OF_PASSAGES)
+    )
     return Dense(
         pooling=pooling,
         projection=head["out"],
@@ -205,9 +212,28 @@ def _dense_spec(
         projection_bias=head["bias"],
         normalize=normalized or similarity == "cosine",
         query_prompt=query,
-        passage_prompt=prompts[names[0]] if names else "",
+        passage_prompt=passage,
         **lengths,
     )
+
+
+def _prompt(
+    about: Settings, prompts: dict[str, str], names: Sequence[str], default: str | None
+) -> str:
+    """The prompt of queries or of passages: the first of its names, or else the default one."""
+    name = next((name for name in (*names, default) if name in prompts), None)
+    if name is None:
+        return ""
+    # Its encode_query and encode_document look for no other names, against what it documents, and
+    # its encode puts the default before everything: what a model was trained with, it cannot say.
+    if name != names[0] and prompts[name]:
+        what = "queries" if names == ("query",) else "passages"
+        warnings.warn(
+            f"{about.path}: {what} get the prompt {name!r}, because there is none that is named "
+            f"{names[0]!r}; sentence-transformers 6 gives them none unless it is named there",
+            stacklevel=2,
+        )
+    return prompts[name]
 
 
 def _pylate_spec(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import warnings
 
 import jax
 import numpy as np
@@ -138,6 +139,14 @@ ABOUT, ENCODER = "config_sentence_transformers.json", "sentence_bert_config.json
         ("pylate", ABOUT, {"skiplist_words": "."}, "skiplist_words is '.'"),
         ("pylate", ABOUT, {"temperature": 2}, "key 'temperature' is not known here"),
         ("pylate", ABOUT, {"query_length": None}, "query_length is None"),
+        ("pylate", ENCODER, {"query_expansion": {}}, "key 'query_expansion' is not known here"),
+        ("pylate", ENCODER, {"do_lower_case": True}, "do_lower_case is True"),
+        (
+            "sentence-transformers",
+            ABOUT,
+            {"default_prompt_name": "ask"},
+            "default_prompt_name is 'ask'",
+        ),
         ("pylate", "1_Dense/config.json", {"use_residual": True}, "use_residual is True"),
         ("pylate", "1_Dense/config.json", {"out_features": 9}, "the specification of the retri"),
         ("sentence-transformers", ABOUT, {"similarity_fn_name": "euclidean"}, "is 'euclidean'"),
@@ -213,6 +222,32 @@ def test_no_other_model_is_taken_in_its_place(layouts, tmp_path):
         with pytest.raises(ValueError, match=r"modules\.json: ") as error:
             load_retriever(tmp_path / "pylate")
         assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "default", "expected", "told"),
+    [
+        ({"query": "q: ", "document": "d: "}, None, ("q: ", "d: "), ()),
+        ({"document": "d: ", "passage": "p: ", "search": "s: "}, None, ("", "d: "), ()),
+        ({"passage": "p: "}, None, ("", "p: "), ("passages get the prompt 'passage'",)),
+        ({"query": "q: ", "corpus": "c: "}, "query", ("q: ", "c: "), ("the prompt 'corpus'",)),
+        ({"s": "s: "}, "s", ("s: ", "s: "), ("queries get the prompt 's'", "passages get the")),
+        ({"query": "", "document": "", "s": "s: "}, "s", ("", ""), ()),
+    ],
+)
+def test_prompts_are_found_by_their_names(layouts, tmp_path, prompts, default, expected, told):
+    shutil.copytree(layouts / "sentence-transformers", tmp_path / "model")
+    path = tmp_path / "model" / ABOUT
+    about = json.loads(path.read_text()) | {"prompts": prompts, "default_prompt_name": default}
+    path.write_text(json.dumps(about))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = formats.read_foreign(tmp_path / "model")
+    assert (found.spec.query_prompt, found.spec.passage_prompt) == expected
+    assert len(caught) == len(told)
+    for warning, sentence in zip(caught, told, strict=True):
+        assert sentence in str(warning.message)
+        assert str(path) in str(warning.message)
 
 
 def test_words_that_the_vocabulary_lacks_are_not_the_unknown_token(layouts, tmp_path):
