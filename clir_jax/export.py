@@ -24,11 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(given: argparse.Namespace) -> int:
     # Imported late: --help and mistakes in the options need none of it.
     from clir_jax.evaluation.retrieval import saved_at
+    from clir_jax.models.directories import check_directory
     from clir_jax.models.exports import export
     from clir_jax.models.hub import locate
     from clir_jax.models.model_card import run_of
     from clir_jax.training.kinds import RETRIEVER, kind_at
 
+    # Before a model is downloaded and loaded for nothing.
+    check_directory(Path(given.output), lambda path: False, "nothing")
     directory = locate(saved_at(given.model))
     model = (kind_at(directory) or RETRIEVER).load(directory)
     name = given.name or Path(given.model).absolute().name
