@@ -173,13 +173,17 @@ class QueryAlignment(OnRankings):
 
     over the passages of the list, with :math:`q` = ``reference``, :math:`q'` = ``query`` and
     :math:`T` = ``temperature``. The two need not be translations of each other: a generator has
-    written them for the same passage, and no parallel text is read. How far they ask for the same,
-    the generator itself tells, with :math:`\tau` = ``confidence_temperature``:
+    written them for the same passage :math:`p^+`, and no parallel text is read. How sure it is that
+    both ask for that passage, the generator itself tells, with :math:`\tau` =
+    ``confidence_temperature``:
 
     .. math::
-      c = \sum_{p \in C} \min\big(\mathrm{softmax}_C(s_{QG}(q, p) / \tau),
-        \mathrm{softmax}_C(s_{QG}(q', p) / \tau)\big), \qquad
+      c = \min\big(\mathrm{softmax}_C(s_{QG}(q, \cdot) / \tau)_{p^+},
+        \mathrm{softmax}_C(s_{QG}(q', \cdot) / \tau)_{p^+}\big), \qquad
       g(c) = c \text{ where } c \ge \mathtt{threshold}, \text{ else } 0
+
+    A generator that knows nothing of a question finds all N passages alike: c is 1 / N, and the
+    question teaches nothing.
 
     Args:
       reference: the question whose ranking is followed.
@@ -268,7 +272,9 @@ class QueryAlignment(OnRankings):
         gate = jnp.ones_like(p[:, 0])
         if self.confidence == "generator":
             told = [self._told(teacher[name], real) for name in ("reference", "query")]
-            sure = jnp.minimum(*told).sum(axis=1)
+            # That both prefer the same passage is not enough: a generator that knows nothing has
+            # equal preferences too, and so have two questions that ask for the same other passage.
+            sure = jnp.minimum(*told)[:, 0]
             gate = jnp.where(sure >= self.threshold, sure, 0.0).astype(p.dtype)
         divergence = jnp.where(real, jnp.exp(p) * (p - q), 0.0).sum(axis=1)
         agree = (p.argmax(axis=1) == q.argmax(axis=1)).astype(p.dtype)

@@ -129,7 +129,7 @@ def test_alignment_is_the_gated_divergence_of_torch(asked, objective):
                 functional.softmax(torch.tensor(_means(teacher[x])[b])[kept] / 0.5, 0)
                 for x in ("reference", "query")
             )
-            sure = torch.minimum(left, right).sum().item()
+            sure = torch.minimum(left, right)[0].item()
         gates.append(sure)
         total.append(functional.kl_div(q, p, reduction="sum", log_target=True).item())
         agree.append(p.argmax().item() == q.argmax().item())
@@ -146,6 +146,19 @@ def test_alignment_is_the_gated_divergence_of_torch(asked, objective):
     # Only the other question learns, unless both are to; passages learn through it.
     assert np.any(gradient["query"])
     assert np.any(gradient["reference"]) != gated
+
+
+def test_a_generator_that_knows_nothing_or_finds_another_passage_opens_no_gate(asked):
+    student, _ = asked
+    mask = np.ones((4, 3, 1), bool)
+    ids = np.array([[1, 2, 3]] * 4)
+    members = batch([1.0] * 4, ranking_passage_ids=ids, ranking_known=[[1]] * 4)
+    alike = TokenScores(np.full((4, 3, 1), -2.0, np.float32), mask)
+    other = TokenScores(np.array([[[-9.0], [-1.0], [-9.0]]] * 4, np.float32), mask)
+    own = TokenScores(np.array([[[-1.0], [-9.0], [-9.0]]] * 4, np.float32), mask)
+    for told, gate in ((alike, 0.0), (other, 0.0), (own, 1.0)):
+        _, metrics, _ = loss(QueryAlignment(), student, {"reference": told, "query": told}, members)
+        assert metrics["gate"] == pytest.approx(gate, abs=1e-5)
 
 
 def test_what_is_asked():
