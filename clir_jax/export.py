@@ -31,7 +31,7 @@ def _export(given: argparse.Namespace) -> int:
     from clir_jax.training.kinds import RETRIEVER, kind_at
 
     # Before a model is downloaded and loaded for nothing.
-    check_directory(Path(given.output), lambda path: False, "nothing")
+    check_directory(Path(given.output))
     directory = locate(saved_at(given.model))
     model = (kind_at(directory) or RETRIEVER).load(directory)
     name = given.name or Path(given.model).absolute().name

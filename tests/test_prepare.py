@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from clir_jax.data import demo
 from clir_jax.data.records import Bitext
 from clir_jax.data.tfds import TFDS
 from clir_jax.prepare import main
@@ -73,6 +75,18 @@ def test_two_aligned_files(folder, capsys):
     ]
 
 
+def test_the_built_in_data_as_files(folder, capsys):
+    assert main(["--atlas", "--out", "atlas"]) == 0
+    assert capsys.readouterr().out == (
+        f"atlas: {len(demo.passages()):,} passages, questions and bitext in "
+        "ar, de, en, es, hi, ru, so, sw, zh\n"
+    )
+    demo.write("expected")
+    files = [{p.name: p.read_bytes() for p in Path(d).iterdir()} for d in ("atlas", "expected")]
+    assert files[0] == files[1]
+    assert {"corpus.jsonl", "queries.sw.test.tsv", "qrels.test.trec"} < files[0].keys()
+
+
 def test_what_is_left_out_is_told(folder, capsys):
     (folder / "b.tsv").write_text("three\ttatu\n")
     assert main([*command("*.tsv"), "--on-bad-record", "skip"]) == 0
@@ -106,6 +120,22 @@ def test_what_is_left_out_is_told(folder, capsys):
         (
             [*command("a.tsv"), "--shards", "3"],
             "shards is 3 for 2 pairs; write 1 to 2",
+        ),
+        (
+            ["--source", "a.tsv", "--language", "sw", "--out", "out"],
+            "--name is missing; write it, or --atlas for the built-in data",
+        ),
+        (
+            ["--atlas", "--on-bad-record", "skip", "--out", "out"],
+            "--atlas brings all that it writes; leave it or --on-bad-record out",
+        ),
+        (
+            ["--atlas", "--out", "gs://bucket/data"],
+            "--out gs://bucket/data: that is no local directory; write one, and copy it",
+        ),
+        (
+            ["--atlas", "--out", "."],
+            ".: is there already and is not overwritten; write the name of a new directory",
         ),
     ],
 )

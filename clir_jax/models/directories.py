@@ -1,4 +1,4 @@
-"""Model directories that are whole or what they were before."""
+"""Directories that are whole or what they were before."""
 
 import contextlib
 import os
@@ -11,13 +11,15 @@ from jax.experimental import multihost_utils
 
 
 @contextlib.contextmanager
-def new_directory(path: Path, replaced: Callable[[Path], bool], what: str) -> Iterator[Path]:
+def new_directory(
+    path: Path, replaced: Callable[[Path], bool] | None = None, what: str = ""
+) -> Iterator[Path]:
     """Give a directory to write, put in the place of ``path`` at the end; all hosts take part.
 
     Args:
       path: made if it does not exist, with the directories above it. Where a link leads is written,
         and the link stays.
-      replaced: whether a directory that is there, with files in it, may be replaced.
+      replaced: whether a directory that is there, with files in it, may be replaced; None says no.
       what: what may be, for the error.
 
     Yields:
@@ -63,7 +65,9 @@ def new_directory(path: Path, replaced: Callable[[Path], bool], what: str) -> It
         multihost_utils.sync_global_devices("new_directory")
 
 
-def check_directory(path: Path, replaced: Callable[[Path], bool], what: str) -> None:
+def check_directory(
+    path: Path, replaced: Callable[[Path], bool] | None = None, what: str = ""
+) -> None:
     """Refuse what ``new_directory`` cannot write, before there is anything to write.
 
     Args:
@@ -83,10 +87,10 @@ def check_directory(path: Path, replaced: Callable[[Path], bool], what: str) -> 
         return
     if _is_empty(place):
         return
-    if not replaced(place):
+    if replaced is None or not replaced(place):
+        held = f"holds something else than {what}" if what else "is there already"
         raise FileExistsError(
-            f"{path}: holds something else than {what} and is not overwritten; "
-            "write the name of a new directory"
+            f"{path}: {held} and is not overwritten; write the name of a new directory"
         )
     if _stays(place):
         raise OSError(

@@ -18,7 +18,7 @@ def home(tmp_path, monkeypatch):
 
 
 def _write(path, replaced=False, text="new"):
-    with new_directory(Path(path), lambda place: replaced, "nothing") as temporary:
+    with new_directory(Path(path), lambda place: replaced, "a model") as temporary:
         (temporary / "1_Pooling").mkdir()
         (temporary / "1_Pooling" / "config.json").write_text(text)
         (temporary / "model").write_text(text)
@@ -34,10 +34,8 @@ NEW = {"1_Pooling/config.json": "new", "model": "new"}
 
 def _fails(path, sentence, replaced=False):
     """The error, before anything is written."""
-    with (
-        pytest.raises(OSError) as error,
-        new_directory(Path(path), lambda place: replaced, "nothing"),
-    ):
+    options = () if replaced is None else (lambda place: replaced, "a model")
+    with pytest.raises(OSError) as error, new_directory(Path(path), *options):
         raise AssertionError("the work has begun")
     assert str(error.value) == sentence
 
@@ -148,7 +146,7 @@ def test_the_directory_one_is_in_is_filled_and_not_exchanged(home):
 def test_a_directory_in_one_that_may_not_be_written_to_is_filled(home, monkeypatch):
     (home / "out").mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != home)
-    with new_directory(home / "out", lambda place: False, "nothing") as temporary:
+    with new_directory(home / "out", lambda place: False, "a model") as temporary:
         assert temporary.parent == home / "out"
         (temporary / "model").write_text("new")
     assert _read("out") == {"model": "new"}
@@ -162,8 +160,11 @@ def test_what_cannot_be_a_directory_is_told_in_the_words_of_the_user(home):
         _fails(name, f"{name}: {home / 'f'} is a file; write the name of a directory")
     _fails(
         "f",
-        "f: holds something else than nothing and is not overwritten; write the name of a new "
+        "f: holds something else than a model and is not overwritten; write the name of a new "
         "directory",
+    )
+    _fails(
+        ".", ".: is there already and is not overwritten; write the name of a new directory", None
     )
     longest = "x" * 255  # with what we add to it, too long
     _fails(
@@ -178,7 +179,7 @@ def test_what_a_kill_between_the_two_steps_has_left_is_not_lost(home):
     (home / ".model.old" / "model").write_text("old")
     with (
         pytest.raises(ValueError, match="no luck"),
-        new_directory(Path("model"), lambda place: (place / "model").is_file(), "nothing"),
+        new_directory(Path("model"), lambda place: (place / "model").is_file(), "a model"),
     ):
         raise ValueError("no luck")
     assert _read("model") == {"model": "old"}
@@ -187,7 +188,7 @@ def test_what_a_kill_between_the_two_steps_has_left_is_not_lost(home):
 
 def test_what_somebody_else_wrote_meanwhile_stays(home):
     def slowly():
-        with new_directory(Path("out"), lambda place: False, "nothing"):
+        with new_directory(Path("out"), lambda place: False, "a model"):
             _write("out", text="theirs")
 
     with pytest.raises(FileExistsError, match=r"^out: holds something else"):
