@@ -3,8 +3,9 @@
 import itertools
 import os
 import re
+import signal
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -44,9 +45,7 @@ def join(
             _refuse_alone()
             return
         try:
-            jax.distributed.initialize(
-                initialization_timeout=_JOIN_SECONDS, shutdown_timeout_seconds=_LEAVE_SECONDS
-            )
+            _initialize(initialization_timeout=_JOIN_SECONDS)
         except ValueError as error:
             raise ValueError(
                 "--coordinator auto: neither a TPU VM nor SLURM nor MPI tells here which processes "
@@ -63,9 +62,7 @@ def join(
             f"--coordinator {coordinator} comes with --processes {processes} and --process "
             f"{process}; write how many there are, and which this is, from 0 to one less"
         )
-    jax.distributed.initialize(
-        coordinator, processes, process, shutdown_timeout_seconds=_LEAVE_SECONDS
-    )
+    _initialize(coordinator, processes, process)
 
 
 def anywhere(flag: bool) -> bool:
@@ -95,9 +92,6 @@ def by_first(work: Callable[[], _T]) -> _T | None:
             status = 1
             done = work()
             status = 0
-    except SystemExit as stopped:
-        status = stopped.code if isinstance(stopped.code, int) else 1
-        raise
     finally:
         # Imported late: commands of one process start without it.
         import orbax.checkpoint as ocp
@@ -109,6 +103,13 @@ def by_first(work: Callable[[], _T]) -> _T | None:
     if status:
         raise SystemExit(status)
     return done
+
+
+def _initialize(*who: Any, **options: Any) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    jax.distributed.initialize(*who, shutdown_timeout_seconds=_LEAVE_SECONDS, **options)
+    # JAX has begun to note SIGTERM for a service that no run asks, and nothing would come of it.
+    signal.signal(signal.SIGTERM, before)
 
 
 def _refuse_alone() -> None:

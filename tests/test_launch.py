@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -157,26 +158,38 @@ def _rows(run_dir):
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def test_two_processes_are_told_to_stop_and_one_goes_on(tmp_path):
-    run_dir, out = tmp_path / "run", tmp_path / "out"
+@pytest.fixture
+def two(tmp_path):
+    """Starts two processes, stops them when something is so, and gives what they have told."""
     environment = {
         **os.environ,
         "PYTHON": sys.executable,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("_count=8", "_count=1"),
     }
+
+    def stopped(train, when):
+        command = ["bash", LAUNCH / "local.sh", "--port", free_port(), "--", *train]
+        out = tmp_path / "out"
+        with out.open("wb") as file:
+            process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+        until = time.monotonic() + 300
+        while not when() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=300) == STATUS, out.read_text()
+        return out.read_text()
+
+    return SimpleNamespace(environment=environment, stopped=stopped)
+
+
+def test_two_processes_are_told_to_stop_and_one_goes_on(two, tmp_path):
+    run_dir = tmp_path / "run"
     train = ["--config", RECIPE, "--run-dir", run_dir]
-    command = ["bash", LAUNCH / "local.sh", "--port", free_port(), "--", *train]
-    with out.open("wb") as file:
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
-    until = time.monotonic() + 300
-    while len(_rows(run_dir)) < 2 and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=300) == STATUS, out.read_text()
+    told = two.stopped(train, lambda: len(_rows(run_dir)) >= 2)
     told = re.findall(
         r"stage 1/1 train: SIGTERM: step (\d+) is saved, and the same command goes on from there",
-        out.read_text(),
+        told,
     )
     (step,) = map(int, told)
     assert 2 <= step < 60
@@ -184,10 +197,29 @@ def test_two_processes_are_told_to_stop_and_one_goes_on(tmp_path):
     assert [p.name for p in saved.iterdir() if p.name.isdecimal()] == [str(step)]
     assert len(_rows(run_dir)) == step
     command = [sys.executable, "-m", "clir_jax.train", *train]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=two.environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = _rows(run_dir)
     assert [row["step"] for row in rows] == list(range(1, 61))
     first, last = (sum(row["loss"] for row in part) for part in (rows[:10], rows[-10:]))
     assert last < first
     assert (run_dir / "model/model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_end_at_once_in_a_work(two, tmp_path):
+    """One mines and the other waits for it."""
+    run_dir, told_at = tmp_path / "run", []
+
+    def mining():
+        told_at.append(time.monotonic())
+        return (run_dir / "artifacts").exists()
+
+    options = ["--config", f"{RECIPE}:rounds=1", "--set", "stages.train.steps=1"]
+    text = two.stopped([*options, "--run-dir", run_dir], mining)
+    assert time.monotonic() - told_at[-1] < 10
+    assert mining()
+    assert "stage 1/5 train  1/1" in text
+    for fault in ("Traceback", "Exception", "Check failure"):
+        assert fault not in text
+    assert not (run_dir / "summary.json").exists()

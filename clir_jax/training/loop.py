@@ -201,6 +201,7 @@ class _StageRun:
                         checkpoints.save(done, state, control.to_json(), selection)
                         if stopping:
                             self._leave(done, checkpoints, log)
+                    checkpoints.wait()  # while SIGTERM is still waited for
             return self._finish(parts, checkpoints, evaluation, state, done, keep_last)
 
     def _batches(self, parts: StageParts, start: int) -> Iterator[tuple[int, dict[str, Batch]]]:
@@ -307,7 +308,6 @@ class _StageRun:
         keep_last: bool,
     ) -> list[dict[str, Any]]:
         """Save the models that are wanted, and measure the best."""
-        checkpoints.wait()
         if keep_last:
             self._save_model(LAST, parts, state)
         best = checkpoints.best

@@ -1,22 +1,28 @@
 """SIGTERM: what schedulers send before they take a machine away."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
+import jax
+
 from clir_jax.processes import anywhere
 
 STATUS = 128 + signal.SIGTERM
 """With which a run ends that SIGTERM has stopped, and its scheduler is to start it again."""
 
+_TOLD = b"stopped by SIGTERM; the same command goes on from there\n"
+
 
 class Preemption:
     """Ends a run at SIGTERM: after the step that is under way, or at once outside of training.
 
-    A context manager; only the main thread hears signals.
+    A context manager; only the main thread hears signals. Works and measurements go on where they
+    were, as after any kill: nothing is to be saved, and nobody is waited for.
     """
 
     def __init__(self) -> None:
@@ -25,7 +31,8 @@ class Preemption:
 
     def __enter__(self) -> "Preemption":
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._hear)
+            self._before = signal.getsignal(signal.SIGTERM)
+            self._listen()
         return self
 
     def __exit__(
@@ -37,21 +44,39 @@ class Preemption:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
 
+    def _listen(self) -> None:
+        if self._before is None:
+            return
+        # Several processes wait for one another where no handler of Python runs, and one that left
+        # in an orderly way would wait for them: the system ends each, which shells call 143 too.
+        alone = jax.process_count() == 1
+        heard = self._hear if self._training or alone else signal.SIG_DFL
+        signal.signal(signal.SIGTERM, heard)
+
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self._heard = True
-        # Works and measurements go on where they were, as after any kill: nothing is to be saved.
-        if not self._training:
-            raise SystemExit(STATUS)
+        if self._training:
+            return
+        # Not an exception: raised in a callback of another library, it would be overlooked. And not
+        # the system's way: it spares the first process of a container.
+        os.write(2, _TOLD)
+        os._exit(STATUS)
 
     @contextlib.contextmanager
     def after_steps(self) -> Iterator[None]:
-        """While training: wait for ``reached``."""
+        """While training: wait for ``reached``; what is inside has saved its last step itself.
+
+        Raises:
+          SystemExit: at the end, in every process, if any was told to stop behind its last step.
+        """
         self._training = True
+        self._listen()
         try:
             yield
         finally:
             self._training = False
-        if self._heard:  # after the last step, which is saved
+            self._listen()
+        if self.reached():
             raise SystemExit(STATUS)
 
     def reached(self) -> bool:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +16,9 @@ import pytest
 from clir_jax import mesh as module
 from clir_jax.mesh import make_mesh, row_share
 from clir_jax.processes import join
+from clir_jax.training import preemption
 from clir_jax.training.checkpoint import Checkpoints
-from clir_jax.training.preemption import STATUS
+from clir_jax.training.preemption import STATUS, Preemption
 from tests.launching import free_port
 from tests.training import two_processes
 from tests.training.workshop import RANKINGS, write_data
@@ -45,12 +48,19 @@ def folder(tmp_path_factory):
         for index in range(2)
     ]
     try:
+        working = folder / two_processes.WORKING
+        while not working.exists() and all(process.poll() is None for process in started):
+            time.sleep(0.1)
+        for process in started:
+            process.terminate()
         told = [process.communicate(timeout=300)[0] for process in started]
     finally:
         for process in started:
             process.kill()
+    # Outside of training they end at once, the one that works and the one that waits for it: by the
+    # signal itself, for which shells and srun tell 143.
     for process, text in zip(started, told, strict=True):
-        assert process.returncode == 0, text
+        assert process.returncode == -signal.SIGTERM, text
     return folder
 
 
@@ -115,7 +125,47 @@ def test_they_agree_and_the_first_alone_acts(told):
         # One was told to stop; both know after the same step.
         assert (bool(process["before"]), bool(process["reached"])) == (False, True)
     assert [str(process["failed"]) for process in told] == ["ValueError", "SystemExit 1"]
-    assert [int(process["status"]) for process in told] == [0, STATUS]
+    # At the end of the steps all leave, if any was told.
+    assert [int(process["status"]) for process in told] == [STATUS, STATUS]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_who_hears_sigterm_when(processes, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    monkeypatch.setattr(preemption, "anywhere", lambda flag: flag)
+    before = signal.getsignal(signal.SIGTERM)
+    heard = []
+    with Preemption() as stops:
+        heard.append(signal.getsignal(signal.SIGTERM))
+        with stops.after_steps():
+            heard.append(signal.getsignal(signal.SIGTERM))
+        heard.append(signal.getsignal(signal.SIGTERM))
+    assert signal.getsignal(signal.SIGTERM) == before
+    # Of several, the system ends each outside of training.
+    assert [call == signal.SIG_DFL for call in heard] == [processes == 2, False, processes == 2]
+
+
+ALONE = """
+import signal, weakref
+from clir_jax.training.preemption import Preemption
+
+class Watched:
+    pass
+
+with Preemption():
+    watched = Watched()
+    # In a callback, of which Python overlooks exceptions.
+    kept = weakref.ref(watched, lambda _: signal.raise_signal(signal.SIGTERM))
+    del watched
+    print("went on")
+"""
+
+
+def test_one_process_ends_at_once_wherever_it_is():
+    command = [sys.executable, "-c", ALONE]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    told = "stopped by SIGTERM; the same command goes on from there\n"
+    assert (done.returncode, done.stdout, done.stderr) == (STATUS, "", told)
 
 
 @pytest.mark.parametrize(

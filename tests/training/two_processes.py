@@ -1,9 +1,11 @@
 """What each of two processes does for test_processes.py, and one process does to compare."""
 
+import contextlib
 import dataclasses
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -28,6 +30,7 @@ from clir_jax.training.step import Chunking, StepTask, TrainState, make_gradient
 from clir_jax.tree import paths
 from tests.training.workshop import LATE, RANKINGS, WORDS, retriever, sentence
 
+WORKING = "working"
 DTYPES = ("float64", "float32")
 KERNEL = np.arange(24.0, dtype=np.float32).reshape(8, 3)
 
@@ -113,6 +116,17 @@ def agreements(index, folder):
     return told | {"status": status}
 
 
+def wait_for_the_first(index, folder):
+    """One works for longer than the test lasts; the other has joined, and waits for it."""
+
+    def work():
+        (folder / WORKING).touch()
+        time.sleep(600)
+
+    with Preemption() if index == 0 else contextlib.nullcontext():
+        by_first(work)
+
+
 def main(port, index, folder):
     """Join, and save what comes of all of it."""
     jax.config.update("jax_num_cpu_devices", 2)
@@ -125,6 +139,7 @@ def main(port, index, folder):
     with Checkpoints(folder / "of-two") as checkpoints:
         checkpoints.save(3, state(mesh, KERNEL + 1), {"n": 2}, None)
     np.savez(folder / f"{index}.npz", **told)
+    wait_for_the_first(index, folder)
 
 
 if __name__ == "__main__":
