@@ -132,7 +132,9 @@ def save_cross_encoder(directory: PathLike, model: LoadedCrossEncoder) -> None:
         if jax.process_index() == 0:
             write_weights(temporary, tensors)
             write_json(temporary / "config.json", described)
-            model.tokenizer.save(temporary, token_types=_numbers_texts(model.tokenizer))
+            # Other libraries cut a pair to what the tokenizer says: to what this one was made for.
+            numbered, length = _numbers_texts(model.tokenizer), model.spec.length
+            model.tokenizer.save(temporary, positions=length, reads=length, token_types=numbered)
             write_json(temporary / FILE, about)
 
 

@@ -139,7 +139,7 @@ def _sentence_transformers(model: LoadedRetriever, directory: Path) -> list[str]
         )
     width, longest = model.encoder_config.hidden_size, max(spec.query_length, spec.passage_length)
     save_encoder(directory, model.encoder_config, model.params["encoder"])
-    model.tokenizer.save(directory)
+    model.tokenizer.save(directory, positions=model.encoder_config.max_length, reads=longest)
     modules = [_TRANSFORMER, ("1_Pooling", "sentence_transformers.models.Pooling")]
     modes = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
     modes |= dict.fromkeys(("mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"), "")
@@ -175,7 +175,8 @@ def _pylate(model: LoadedRetriever, directory: Path) -> list[str]:
     spec = _late(model, "pylate")
     config, markers = model.encoder_config, markers_of(spec)
     save_encoder(directory, config, model.params["encoder"])
-    model.tokenizer.save(directory)
+    reads = max(spec.query_length, spec.passage_length)
+    model.tokenizer.save(directory, positions=config.max_length, reads=reads)
     _write_dense(directory / PROJECTION, _head(model), "identity", {"use_residual": False})
     skipped = model.skiplist if spec.skip_punctuation else ()
     about = {
@@ -231,7 +232,8 @@ def _colbert(model: LoadedRetriever, directory: Path) -> list[str]:
     head = _head(model)
     write_weights(directory, tensors | head)
     write_json(directory / "config.json", config.to_hf() | {"architectures": ["HF_ColBERT"]})
-    tokenizer.save(directory)
+    reads = max(spec.query_length, spec.passage_length)
+    tokenizer.save(directory, positions=config.max_length, reads=reads)
     about = {
         "query_token_id": _UNUSED[0],
         "doc_token_id": _UNUSED[1],

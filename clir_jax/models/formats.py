@@ -159,7 +159,8 @@ def save_retriever(
         if jax.process_index() == 0:
             if projection:
                 write_weights(temporary / PROJECTION, projection)
-            tokenizer.save(temporary)
+            reads = max(spec.query_length, spec.passage_length)
+            tokenizer.save(temporary, positions=encoder_config.max_length, reads=reads)
             write_json(temporary / FILE, about)
 
 

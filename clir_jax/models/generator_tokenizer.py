@@ -1,16 +1,18 @@
 """A generator's tokenizer: T5's frame has an end token and nothing else."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 from tokenizers import Encoding, Tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from clir_jax.models.tokenizer import (
-    TextTokenizer,
+from clir_jax.models.tokenizer import TextTokenizer
+from clir_jax.models.tokenizer_files import (
+    kept_settings,
     read_backend,
     special_tokens,
     write_tokenizer,
@@ -26,6 +28,7 @@ class GeneratorTokenizer:
     Args:
       backend: the tokenizer proper; its own truncation and padding are switched off.
       special: the tokens that play ``eos``, ``pad`` and ``unk``, as text.
+      kept: as ``TextTokenizer`` has it.
 
     Raises:
       ValueError: if one of them is not in the vocabulary.
@@ -33,6 +36,7 @@ class GeneratorTokenizer:
 
     backend: Tokenizer
     special: dict[str, str]
+    kept: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for role in _CUSTOMARY:
@@ -73,7 +77,7 @@ class GeneratorTokenizer:
 
     def save(self, directory: str | Path) -> None:
         """Write the files that ``transformers.AutoTokenizer`` reads, into an existing directory."""
-        write_tokenizer(directory, self.backend, self.special)
+        write_tokenizer(directory, self.backend, self.special, self.kept)
 
 
 def generator_tokenizer(tokenizer: TextTokenizer | GeneratorTokenizer) -> GeneratorTokenizer:
@@ -120,7 +124,8 @@ def load_generator_tokenizer(path: str | Path) -> GeneratorTokenizer:
             "there with save_pretrained of a fast tokenizer"
         )
     try:
-        return GeneratorTokenizer(backend, special_tokens(path, _CUSTOMARY, _CUSTOMARY))
+        special = special_tokens(path, _CUSTOMARY, _CUSTOMARY)
+        return GeneratorTokenizer(backend, special, kept_settings(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 

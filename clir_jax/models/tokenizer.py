@@ -7,7 +7,7 @@ threads, and their files are read by every version of ``transformers``.
 import dataclasses
 import string
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,16 @@ from jaxtyping import Int
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from clir_jax.files import read_json, write_json
 from clir_jax.models.retriever import LateInteraction, RetrieverSpec
+from clir_jax.models.tokenizer_files import (
+    LENGTH,
+    kept_settings,
+    read_backend,
+    read_settings,
+    special_tokens,
+    write_tokenizer,
+)
 
-_CONFIG = "tokenizer_config.json"
 ROLES = ("cls", "sep", "pad", "unk", "mask")
 # What BERT's and XLM-R's own files leave unsaid: their tokenizer_config.json names no token.
 _CUSTOMARY = {
@@ -36,6 +42,8 @@ class TextTokenizer:
     Args:
       backend: the tokenizer proper; its own truncation and padding are switched off.
       special: the token that plays each of ``ROLES``, as text: ``{"cls": "[CLS]", ...}``.
+      kept: what its files say and nothing here reads, as ``kept_settings`` finds it; it is saved
+        again, for other libraries.
 
     Raises:
       ValueError: if a role is missing, or its token is not in the vocabulary.
@@ -43,6 +51,7 @@ class TextTokenizer:
 
     backend: Tokenizer
     special: Mapping[str, str]
+    kept: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for role in ROLES:
@@ -116,59 +125,35 @@ class TextTokenizer:
 
     def copy(self) -> "TextTokenizer":
         """Return an equal tokenizer that can be changed without changing this one."""
-        return TextTokenizer(Tokenizer.from_str(self.backend.to_str()), dict(self.special))
+        backend = Tokenizer.from_str(self.backend.to_str())
+        return dataclasses.replace(self, backend=backend, special=dict(self.special))
 
-    def save(self, directory: str | Path, *, token_types: bool = False) -> None:
+    def save(
+        self,
+        directory: str | Path,
+        *,
+        positions: int | None = None,
+        reads: int = 0,
+        token_types: bool = False,
+    ) -> None:
         """Write ``tokenizer.json``, ``tokenizer_config.json`` and ``special_tokens_map.json``.
 
         Args:
           directory: an existing directory; ``transformers.AutoTokenizer`` reads it.
+          positions: tokens of the longest text that the model can read: what others cut a text to
+            who name no length, unless the tokenizer came with a smaller one. None leaves it at what
+            the tokenizer came with.
+          reads: tokens of the longest text that the model is made to read; a smaller length that
+            the tokenizer came with does not hold any more.
           token_types: whether the model reads which text of a pair a token is of.
         """
-        write_tokenizer(directory, self.backend, self.special, token_types=token_types)
-
-
-def write_tokenizer(
-    directory: str | Path,
-    backend: Tokenizer,
-    special: Mapping[str, str],
-    *,
-    token_types: bool = False,
-) -> None:
-    """Write a tokenizer's three files; see ``TextTokenizer.save``.
-
-    Args:
-      directory: an existing directory.
-      backend: the tokenizer proper.
-      special: the token that plays each role, as text.
-      token_types: whether the model reads which text of a pair a token is of.
-    """
-    directory = Path(directory)
-    backend.save(str(directory / "tokenizer.json"))
-    roles = {f"{role}_token": token for role, token in special.items()}
-    added = {
-        str(i): {
-            "content": token.content,
-            "lstrip": token.lstrip,
-            "normalized": token.normalized,
-            "rstrip": token.rstrip,
-            "single_word": token.single_word,
-            "special": token.special,
-        }
-        for i, token in sorted(backend.get_added_tokens_decoder().items())
-    }
-    inputs = ["input_ids", *(["token_type_ids"] if token_types else []), "attention_mask"]
-    config = {
-        # The one class that all versions of transformers load as tokenizer.json stands; the
-        # model's own (BertTokenizer) rebuilds the tokenizer from its vocabulary in version 5.
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_input_names": inputs,
-        "clean_up_tokenization_spaces": False,
-        "added_tokens_decoder": added,
-        **roles,
-    }
-    write_json(directory / "tokenizer_config.json", config)
-    write_json(directory / "special_tokens_map.json", roles)
+        kept = dict(self.kept)
+        if self.kind != "WordPiece":  # XLM-R's frame is where a text begins and ends, too
+            frame = {"bos_token": self.special["cls"], "eos_token": self.special["sep"]}
+            kept = frame | kept
+        if positions is not None:
+            kept[LENGTH] = min(positions, max(reads, kept.get(LENGTH, positions)))
+        write_tokenizer(directory, self.backend, self.special, kept, token_types=token_types)
 
 
 def load_tokenizer(path: str | Path, *, lowercase: bool | None = None) -> TextTokenizer:
@@ -205,42 +190,13 @@ def load_tokenizer(path: str | Path, *, lowercase: bool | None = None) -> TextTo
     if file.suffix == ".json":
         backend = read_backend(file)
     else:
-        backend = _from_vocabulary(file, _read_json(path / _CONFIG), lowercase)
+        backend = _from_vocabulary(file, read_settings(path), lowercase)
     customary = _CUSTOMARY.get(type(backend.model).__name__, {})
     try:
-        return TextTokenizer(backend, special_tokens(path, ROLES, customary))
+        special = special_tokens(path, ROLES, customary)
+        return TextTokenizer(backend, special, kept_settings(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def special_tokens(
-    path: Path, roles: Iterable[str], customary: Mapping[str, str]
-) -> dict[str, str]:
-    """Read which tokens play ``roles``, of the files that ``transformers`` writes beside a
-    tokenizer; a role that no file names is played by the ``customary`` token, if by any.
-    """
-    special = dict(customary)
-    for file in (_CONFIG, "special_tokens_map.json"):
-        found = _read_json(path / file)
-        for role in roles:
-            token = found.get(f"{role}_token")
-            token = token.get("content") if isinstance(token, dict) else token
-            special |= {role: token} if token else {}
-    return special
-
-
-def read_backend(file: Path) -> Tokenizer:
-    """Read ``tokenizer.json``.
-
-    Raises:
-      ValueError: if it is damaged.
-    """
-    try:
-        return Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing narrower
-        raise ValueError(
-            f"{file}: not a tokenizer ({error}); restore the file as tokenizers saved it"
-        ) from None
 
 
 def _from_vocabulary(file: Path, config: Mapping[str, Any], lowercase: bool | None) -> Tokenizer:
@@ -401,7 +357,3 @@ def marker_id(tokenizer: TextTokenizer, marker: str) -> int:
             "call add_markers(tokenizer, spec) and grow the embedding table"
         )
     return int(found)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return read_json(path, dict) if path.is_file() else {}

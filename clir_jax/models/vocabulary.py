@@ -319,7 +319,7 @@ def _rebuild(tokenizer: TextTokenizer, new_ids: Mapping[int, int]) -> TextTokeni
         model["unk_id"] = new_ids[model["unk_id"]]
     content["added_tokens"] = [t | {"id": new_ids[t["id"]]} for t in content["added_tokens"]]
     _renumber(content["post_processor"], new_ids)
-    return TextTokenizer(Tokenizer.from_str(json.dumps(content)), dict(tokenizer.special))
+    return dataclasses.replace(tokenizer, backend=Tokenizer.from_str(json.dumps(content)))
 
 
 def _renumber(processor: dict[str, Any], new_ids: Mapping[int, int]) -> None:

@@ -85,7 +85,7 @@ def generator():
     config = T5Config(vocab_size=60, d_model=16, d_kv=4, d_ff=16, num_layers=2, num_heads=2)
     spec = Generator(48, 6, "in {language}: {passage} the question?", languages=("sw",))
     graphdef, target = abstract_generator(spec, config)
-    tokenizer = GeneratorTokenizer(backend, special)
+    tokenizer = GeneratorTokenizer(backend, special, {"model_max_length": 48})
     return LoadedGenerator(spec, config, graphdef, _random(target, 1.0), tokenizer)
 
 
@@ -117,9 +117,12 @@ def test_scores_of_a_cross_encoder(kind, tmp_path, monkeypatch, transformers, ca
     assert main(arguments) == 0
     request = PairTokenizer(model.tokenizer, model.spec).tokenize(Relevance, PAIRS)
     ours = np.asarray(jax.jit(lambda m, r: m(r).values)(model.model, request))
-    theirs = run_card(out, monkeypatch)["score"](PAIRS).numpy()
+    names = run_card(out, monkeypatch)
+    theirs = names["score"](PAIRS).numpy()
     np.testing.assert_allclose(theirs, ours, atol=1e-4)
     assert np.ptp(ours) > 0.1
+    # A pair is cut to what the model reads where no length is named.
+    assert names["tokenizer"].model_max_length == 40
     assert (request.tokens.mask.sum(axis=1) == 40).any()
     card = (out / "README.md").read_text()
     assert 'pipeline_tag: "text-ranking"' in card
@@ -145,6 +148,7 @@ def test_texts_of_a_generator(tmp_path, monkeypatch, transformers):
     assert rows == [row[on].tolist() for row, on in zip(source.ids, source.mask, strict=True)]
     assert cut.tolist() == [0, cut[1], 0]
     assert cut[1] > 0
+    assert names["tokenizer"].model_max_length == 48
     theirs = names["generate"](passages, "Swahili", num_beams=1, do_sample=False)
     assert [text.strip() for text in theirs] == ours
     assert len(set(ours)) > 1

@@ -292,3 +292,17 @@ def test_mistakes_are_one_sentence(tmp_path, capsys, monkeypatch):
 
 def test_the_command_knows_every_layout():
     assert tuple(LAYOUTS) == commands.LAYOUTS
+
+
+@pytest.mark.filterwarnings("ignore")  # of other libraries, about each other
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("layout", ["transformers", "sentence-transformers"])
+def test_long_texts_are_cut_to_the_positions_there_are(exports, libraries, backbone, layout):
+    from transformers import pipeline
+
+    reader = pipeline("feature-extraction", str(_place(exports, backbone, "dense", layout)))
+    (found,) = np.array(reader("rain " * 200, truncation=True))
+    assert found.shape == (40, 16)
+    assert reader.tokenizer.model_max_length == 40
+    frame = ("<s>", "</s>") if backbone == "xlm-roberta" else (None, None)
+    assert (reader.tokenizer.bos_token, reader.tokenizer.eos_token) == frame

@@ -16,6 +16,7 @@ from clir_jax.models.tokenizer import (
     punctuation_ids,
     wordpiece,
 )
+from clir_jax.models.vocabulary import trim
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "sat", "c", "##a"]
 PIECES += [",", "##,", "।", "，", "፡፡", "...", "a.", "[unused0]", "`", "⁺", "Ж", "+"]
@@ -117,6 +118,50 @@ def test_special_tokens_are_read_from_the_files(tmp_path):
     assert tokenizer.id("cls") == pieces["[CLS]"]
 
 
+@pytest.mark.parametrize(
+    ("said", "positions", "reads", "written"),
+    [
+        ({}, None, 0, None),
+        ({}, 512, 180, 512),
+        ({"model_max_length": 256}, None, 0, 256),
+        ({"model_max_length": 256}, 512, 180, 256),
+        ({"model_max_length": 256}, 512, 300, 300),  # it is made to read more now
+        ({"model_max_length": 1024}, 512, 180, 512),
+        ({"model_max_length": 1000000000000000019884624838656}, 512, 0, 512),  # not known
+    ],
+)
+def test_the_longest_text_is_said_to_others(tmp_path, said, positions, reads, written):
+    wordpiece({p: i for i, p in enumerate(PIECES)}).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    for tokenizer in (load_tokenizer(tmp_path), load_tokenizer(tmp_path).copy()):
+        tokenizer.save(tmp_path, positions=positions, reads=reads)
+        config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        assert config.get("model_max_length") == written
+    assert load_tokenizer(tmp_path).kept == ({"model_max_length": written} if written else {})
+
+
+def test_tokens_of_other_roles_are_kept(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    unigram().save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+    # As transformers has XLM-R's own files: its frame, by two names.
+    assert (theirs.bos_token, theirs.eos_token) == ("<s>", "</s>")
+    assert theirs("the")["input_ids"] == [0, 5, 2]
+    pieces = [*PIECES[:5], "a", "##a", "b", "##b", "ab", "ba"]
+    bert(pieces).save(tmp_path)
+    assert transformers.AutoTokenizer.from_pretrained(str(tmp_path)).bos_token is None
+    path = tmp_path / "tokenizer_config.json"
+    said = {"bos_token": {"content": "ab"}, "eos_token": "<nowhere>"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    tokenizer = load_tokenizer(tmp_path)
+    for text, bos in (("ab", "ab"), ("ba", None)):
+        few, _ = trim(tokenizer, [text])
+        few.save(tmp_path)
+        theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+        assert len(theirs) == few.size == len(pieces) - 1
+        assert (theirs.bos_token, theirs.eos_token) == (bos, None)
+
+
 def test_truncation_and_padding_in_the_file_are_switched_off(tmp_path):
     backend = wordpiece({p: i for i, p in enumerate(PIECES)})
     backend.enable_truncation(4)
@@ -186,6 +231,10 @@ def test_errors_say_what_to_write(tmp_path, vocabulary_file):
     (empty / "tokenizer_config.json").write_text("{")
     with pytest.raises(ValueError, match="this is not JSON"):
         load_tokenizer(empty)
+    for length in (0, "512", True):
+        (empty / "tokenizer_config.json").write_text(json.dumps({"model_max_length": length}))
+        with pytest.raises(ValueError, match=rf"empty: .*max_length is {length!r}; write the tok"):
+            load_tokenizer(empty)
     with pytest.raises(ValueError, match="id 99 is not in this vocabulary"):
         load_tokenizer(vocabulary_file).pieces([5, 99])
     backend = wordpiece({p: i for i, p in enumerate(PIECES)})
