@@ -7,6 +7,14 @@ from pathlib import Path
 from clir_jax import config_files
 from clir_jax.command import Parser, carry_out
 
+_MISSING = {
+    "gpu": "see that nvidia-smi lists one, that CUDA_VISIBLE_DEVICES does not hide it, and that "
+    "this Python has clir_jax[cuda13]",
+    "tpu": "see that this is a TPU VM, that no other process holds its chips, and that this Python "
+    "has clir_jax[tpu]",
+}
+"""What to look at where there is no such accelerator."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, run, and return the exit status."""
@@ -43,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--processes", type=int, metavar="N", help="how many there are")
     parser.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
+    parser.add_argument(
+        "--accelerator",
+        choices=list(_MISSING),
+        help="which the run must have; without one it ends, where it would train slowly on the CPU",
+    )
     given = parser.parse_args(arguments)
     return carry_out(
         lambda: _train(given), "stopped; the same command goes on from the last checkpoint"
@@ -74,6 +87,8 @@ def _train(given: argparse.Namespace) -> int:
             "write where (launch/README.md)"
         )
     join(given.coordinator, given.processes, given.process)
+    if given.accelerator is not None:
+        _refuse_others(given.accelerator)
     rows = train(run, directory)
     if jax.process_index() != 0:
         return 0
@@ -84,6 +99,21 @@ def _train(given: argparse.Namespace) -> int:
         f"model: {directory / 'model'}  report: {directory / 'report.html'}", markup=False
     )
     return 0
+
+
+def _refuse_others(accelerator: str) -> None:
+    """Refuse devices of another kind, which JAX takes without a word where it finds no such one."""
+    import jax
+
+    try:
+        found = jax.default_backend()
+        told = f"JAX finds {found} devices only"
+    except RuntimeError as error:  # of JAX, for some ways to be without one
+        found, told = None, str(error)
+    if found != accelerator:
+        raise ValueError(
+            f"--accelerator {accelerator}: {told}; {_MISSING[accelerator]}, or train without this option"
+        )
 
 
 if __name__ == "__main__":

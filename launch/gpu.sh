@@ -26,11 +26,11 @@ done
 [[ $# -gt 1 ]] || fail "there is nothing to train; write -- --config FILE --run-dir DIRECTORY"
 shift
 
-# Named, so that a missing driver is an error and not a slow run on the CPU. Memory is taken once:
-# what is left is for the libraries of CUDA.
+# JAX passes over the platforms that it does not find here, as without a driver: --accelerator makes
+# that an error. Memory is taken once: what is left is for the libraries of CUDA.
 command=(env "JAX_PLATFORMS=cuda,cpu" XLA_PYTHON_CLIENT_MEM_FRACTION=0.92)
 [[ ! $gpus ]] || command+=("CUDA_VISIBLE_DEVICES=$gpus")
-command+=("${PYTHON:-python}" -m clir_jax.train "$@")
+command+=("${PYTHON:-python}" -m clir_jax.train --accelerator gpu "$@")
 if [[ $dry ]]; then
   printf '%q ' "${command[@]}" && echo
   exit 0

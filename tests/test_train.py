@@ -72,6 +72,29 @@ def test_a_run_is_trained_where_it_says(trained, tmp_path, capsys):
     )
 
 
+def test_an_accelerator_that_is_not_there(trained, monkeypatch, capsys):
+    given = ["--config", QUICKSTART, "--accelerator", "tpu"]
+    mend = "see that this is a TPU VM, that no other process holds its chips, and that this Python"
+    for told, devices in (
+        ("JAX finds cpu devices only", lambda: "cpu"),
+        ("Unable to initialize backend 'tpu'", _no_backend),
+    ):
+        monkeypatch.setattr("jax.default_backend", devices)
+        assert main(given) == 2
+        assert capsys.readouterr().err == (
+            f"error: --accelerator tpu: {told}; {mend} has clir_jax[tpu], or train without this "
+            "option\n"
+        )
+    assert trained == []
+    monkeypatch.setattr("jax.default_backend", lambda: "tpu")
+    assert main(given) == 0
+    assert len(trained) == 1
+
+
+def _no_backend():
+    raise RuntimeError("Unable to initialize backend 'tpu'")
+
+
 def test_a_resolved_configuration_is_one_too(trained, tmp_path):
     run = set_values(load(QUICKSTART), ["seed=9"])
     (tmp_path / "config.json").write_text(to_json(run), encoding="utf-8")
