@@ -8,7 +8,8 @@
 # --queued asks for a queued resource and waits for it; --spot takes what may be preempted. The code
 # (the commit, not what is uncommitted) goes to BUCKET/code, the run to BUCKET/runs/NAME, which
 # every host mounts. Preempted TPUs are made again, and the run goes on. The TPU stays when all is
-# done: its deletion is printed at the end.
+# done: its deletion is printed at the end. --version is the TPU software, where it is not to be the
+# usual one of the type.
 set -euo pipefail
 
 fail() {
@@ -16,7 +17,7 @@ fail() {
   exit 2
 }
 
-name='' zone='' type='' bucket='' project='' version=v2-alpha-tpuv5-lite poll=60 dry='' queued='' spot=''
+name='' zone='' type='' bucket='' project='' version='' poll=60 dry='' queued='' spot=''
 while [[ $# -gt 0 && $1 != -- ]]; do
   case $1 in
     --dry-run) dry=1; shift ;;
@@ -34,6 +35,15 @@ for option in name zone type bucket; do
   [[ ${!option} ]] || fail "--$option is missing; the first lines of $0 tell what to write"
 done
 [[ $bucket =~ ^gs://[^/]+$ ]] || fail "--bucket $bucket: write gs:// and its name, without a folder"
+if [[ ! $version ]]; then
+  case $type in
+    v[234]-*) version='tpu-ubuntu2204-base' ;;
+    v5litepod-*) version='v2-alpha-tpuv5-lite' ;;
+    v5p-*) version='v2-alpha-tpuv5' ;;
+    v6e-*) version='v2-alpha-tpuv6e' ;;
+    *) fail "--type $type: it is not known here which TPU software this takes; write --version too" ;;
+  esac
+fi
 [[ $# -gt 1 ]] || fail "there is nothing to train; write -- --config FILE"
 shift
 [[ " $* " != *" --run-dir"* ]] || fail "--run-dir is $bucket/runs/$name here; leave it out"
@@ -41,7 +51,9 @@ shift
 where=(--zone "$zone" ${project:+--project "$project"})
 tpu=(gcloud compute tpus tpu-vm)
 queue=(gcloud compute tpus queued-resources)
-commit=$(git rev-parse HEAD)
+code=$(dirname "$0")/..
+commit=$(git -C "$code" rev-parse HEAD)
+python=3.12
 
 # Do a command, or print it.
 go() {
@@ -52,35 +64,33 @@ go() {
   fi
 }
 
+# Tell the state of what has this name in nodes or queuedResources, or ABSENT where nothing has. What
+# else gcloud refuses to tell, it explains itself, and this script ends.
 state() {
-  "${tpu[@]}" describe "$name" "${where[@]}" --format='value(state)' 2>/dev/null || echo ABSENT
-}
-
-queue_state() {
-  "${queue[@]}" describe "$name" "${where[@]}" --format='value(state.state)' 2>/dev/null || echo ABSENT
+  local command=("${tpu[@]}" describe "$name" "${where[@]}" --quiet '--format=value(state)') told=''
+  [[ $1 == nodes ]] ||
+    command=("${queue[@]}" describe "$name" "${where[@]}" --quiet '--format=value(state.state)')
+  { told=$("${command[@]}" 2>&1 >&3); } 3>&1 && return
+  if [[ $told == *NOT_FOUND*"/$1/$name"* ]]; then
+    echo ABSENT
+  else
+    echo "$told" >&2
+    return 1
+  fi
 }
 
 upload() {
   if [[ $dry ]]; then
-    echo "git archive --format=tar.gz $commit | gcloud storage cp - $bucket/code/$commit.tar.gz"
+    echo "git -C $code archive --format=tar.gz $commit | gcloud storage cp - $bucket/code/$commit.tar.gz"
   else
-    git archive --format=tar.gz "$commit" | gcloud storage cp - "$bucket/code/$commit.tar.gz"
+    git -C "$code" archive --format=tar.gz "$commit" | gcloud storage cp - "$bucket/code/$commit.tar.gz"
   fi
 }
 
 create() {
   if [[ $queued ]]; then
-    # One that an earlier call asked for may still be in the queue.
-    if [[ $dry || $(queue_state) == ABSENT ]]; then
-      go "${queue[@]}" create "$name" --node-id "$name" "${where[@]}" --accelerator-type "$type" \
-        --runtime-version "$version" ${spot:+--spot}
-    fi
-    [[ $dry ]] || until [[ $(state) == READY ]]; do
-      case $(queue_state) in
-        FAILED | SUSPENDED) fail "the queue does not give $name; delete it (gcloud compute tpus queued-resources delete)" ;;
-        *) sleep "$poll" ;;
-      esac
-    done
+    go "${queue[@]}" create "$name" --node-id "$name" "${where[@]}" --accelerator-type "$type" \
+      --runtime-version "$version" ${spot:+--spot}
   else
     go "${tpu[@]}" create "$name" "${where[@]}" --accelerator-type "$type" --version "$version" \
       ${spot:+--spot}
@@ -95,41 +105,78 @@ delete() {
   fi
 }
 
+# Wait for what the queue gives; an earlier call may have asked for it. A request whose TPU was taken
+# away is suspended for good: it makes room for another.
+take_from_queue() {
+  local now node
+  while true; do
+    now=$(state queuedResources)
+    case $now in
+      ABSENT) create ;;
+      SUSPENDED) delete; create ;;
+      FAILED) fail "the queue has refused $name; gcloud compute tpus queued-resources describe $name ${where[*]} tells why, and delete --force makes room for another" ;;
+      ACTIVE)
+        node=$(state nodes)
+        case $node in
+          READY) return ;;
+          ABSENT | PREEMPTED | TERMINATED | STOPPED) delete; create ;;
+        esac
+        ;;
+    esac
+    sleep "$poll"
+  done
+}
+
+make_ready() {
+  local now
+  if [[ $dry ]]; then
+    create
+  elif [[ $queued ]]; then
+    take_from_queue
+  else
+    now=$(state nodes)
+    case $now in
+      READY) ;;
+      ABSENT) create ;;
+      *) delete; create ;;
+    esac
+  fi
+}
+
 everywhere() {
   go "${tpu[@]}" ssh "$name" "${where[@]}" --worker=all --command "$1"
 }
 
-# Several times is as good as once. gcsfs reads gs:// data for etils; directories are renamed when
+# Several times is as good as once. The Python of the images is too old, and uv needs no root for
+# another. gcsfs reads gs:// data for etils; directories are renamed when
 # they are whole, which gcsfuse does where it is allowed to. Hosts must see what others have written.
-setup="set -e
+setup="set -eo pipefail
 if ! command -v gcsfuse >/dev/null; then
   echo 'deb [signed-by=/usr/share/keyrings/cloud.google.asc] https://packages.cloud.google.com/apt gcsfuse-jammy main' | sudo tee /etc/apt/sources.list.d/gcsfuse.list
   curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee /usr/share/keyrings/cloud.google.asc >/dev/null
-  sudo apt-get -qq update && sudo apt-get -qq install -y gcsfuse python3-venv
+  sudo apt-get -qq update && sudo apt-get -qq install -y gcsfuse
 fi
-rm -rf ~/code && mkdir -p ~/bucket ~/code
+rm -rf ~/code ~/venv && mkdir -p ~/bucket ~/code
 mountpoint -q ~/bucket || gcsfuse --implicit-dirs --rename-dir-limit 100000 --metadata-cache-ttl-secs 0 ${bucket#gs://} ~/bucket
 gcloud storage cp $bucket/code/$commit.tar.gz - | tar -xz -C ~/code
-python3 -m venv ~/venv
-~/venv/bin/pip install -q ~/code'[tpu]' gcsfs"
-train="cd ~/code && exec ~/venv/bin/python -m clir_jax.train --coordinator auto --run-dir ~/bucket/runs/$name$(printf ' %q' "$@")"
+[ -x ~/.local/bin/uv ] || curl -fsSL https://astral.sh/uv/install.sh | sh
+~/.local/bin/uv venv --quiet --python $python ~/venv || {
+  echo 'error: uv has not installed Python $python, which clir_jax needs; give the hosts of $name a way to the internet' >&2
+  exit 1
+}
+~/.local/bin/uv pip install --quiet --python ~/venv/bin/python ~/code'[tpu]' gcsfs"
+train="cd ~/code && exec ~/venv/bin/python -m clir_jax.train --coordinator auto --accelerator tpu --run-dir ~/bucket/runs/$name$(printf ' %q' "$@")"
 
 upload
 while true; do
-  if [[ $dry ]]; then
-    create
-  else
-    case $(state) in
-      READY) ;;
-      ABSENT) create ;;
-      *) delete && create ;;
-    esac
-  fi
+  make_ready
   status=0
   { everywhere "$setup" && everywhere "$train"; } || status=$?
   [[ $dry || $status -eq 0 ]] && break
-  # Preempted, or told to end: the same command goes on where it was.
-  [[ $status -eq 143 || $(state) != READY ]] || exit "$status"
+  # Told to end, or preempted: the same command goes on where it was.
+  [[ $status -ne 143 ]] || continue
+  now=$(state nodes)
+  [[ $now != READY ]] || exit "$status"
 done
 echo "when it is not needed any more:"
 dry=1

@@ -4,6 +4,9 @@ import os
 import socket
 import subprocess
 
+TPU = ["--name", "mine", "--zone", "us-a", "--type", "v5litepod-16", "--bucket", "gs://ours"]
+TRAIN = ["--", "--config", "a b.py"]
+
 
 def free_port():
     """A port that nobody listens on."""
@@ -20,6 +23,13 @@ def stub(folder, name, script="exit 0"):
         f"{script}\n"
     )
     program.chmod(0o755)
+
+
+def programs_in(folder):
+    """Put programs there that only note what they are asked; returns the folder."""
+    for name in ("gcloud", "srun", "scontrol", "python"):
+        stub(folder, name)
+    return folder
 
 
 def launched(folder, script, *arguments, **environment):

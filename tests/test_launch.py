@@ -13,23 +13,29 @@ from types import SimpleNamespace
 import pytest
 
 from clir_jax.training.preemption import STATUS
-from tests.launching import calls, free_port, launched, stub
+from tests.launching import TPU, TRAIN, calls, free_port, launched, programs_in, stub
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 RECIPE = Path(__file__).with_name("processes_recipe.py")
-TPU = ["--name", "mine", "--zone", "us-a", "--type", "v5litepod-16", "--bucket", "gs://ours"]
-TRAIN = ["--", "--config", "a b.py"]
 SCRIPTS = {
     "local": ([], ["localhost:29500 --processes 2 --process 0", "--processes 2 --process 1"]),
-    "gpu": (["--gpus", "0,1"], [r"JAX_PLATFORMS=cuda\,cpu", r"CUDA_VISIBLE_DEVICES=0\,1"]),
-    "slurm": ([], ["srun --kill-on-bad-exit=1", "--coordinator auto", "scontrol requeue"]),
+    "gpu": (
+        ["--gpus", "0,1"],
+        [r"JAX_PLATFORMS=cuda\,cpu", r"CUDA_VISIBLE_DEVICES=0\,1", "--accelerator gpu"],
+    ),
+    "slurm": (
+        [],
+        ["srun --kill-on-bad-exit=1", "--coordinator auto --accelerator gpu", "scontrol requeue"],
+    ),
     "tpu": (
         [*TPU, "--queued", "--spot"],
         [
             "gcloud storage cp - gs://ours/code/",
             "gcloud compute tpus queued-resources create mine --node-id mine --zone us-a "
-            "--accelerator-type v5litepod-16",
+            "--accelerator-type v5litepod-16 --runtime-version v2-alpha-tpuv5-lite --spot",
+            "uv venv --quiet --python 3.12",
             "gcloud compute tpus tpu-vm ssh mine --zone us-a --worker=all --command",
+            r"--coordinator\ auto\ --accelerator\ tpu",
             "gcloud compute tpus queued-resources delete mine",
         ],
     ),
@@ -39,9 +45,7 @@ SCRIPTS = {
 @pytest.fixture
 def programs(tmp_path):
     """A folder of programs that only note what they are asked."""
-    for name in ("gcloud", "srun", "scontrol", "python"):
-        stub(tmp_path, name)
-    return tmp_path
+    return programs_in(tmp_path)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -87,61 +91,32 @@ def test_slurm_queues_a_job_again_that_was_told_to_stop(status, programs):
     stub(programs, "srun", f"exit {status}")
     done = launched(programs, LAUNCH / "slurm.sh", *TRAIN, SLURM_JOB_ID="77", PYTHON="python")
     assert done.returncode == status, done.stderr
-    train = r"srun --kill-on-bad-exit=1 python -m clir_jax.train --coordinator auto"
+    train = "srun --kill-on-bad-exit=1 python -m clir_jax.train --coordinator auto"
     again = ["scontrol requeue 77"] if status == STATUS else []
-    assert calls(programs) == [rf"{train} --config a\ b.py", *again]
+    assert calls(programs) == [rf"{train} --accelerator gpu --config a\ b.py", *again]
 
 
-def _gcloud(folder, *states, ssh=(0,)):
-    """Tells these states one after another, and ends what runs on the TPU with these statuses."""
-    for name, values in (("states", states), ("statuses", ssh)):
-        (folder / name).write_text("".join(f"{value}\n" for value in values))
-    take = f"next() {{ head -1 {folder}/$1; sed -i 1d {folder}/$1; }}"
-    stub(
-        folder,
-        "gcloud",
-        f'{take}\ncase "$*" in *" cp - "*) cat >/dev/null ;; *queued*describe*) echo WAITING ;;\n'
-        '*describe*) state=$(next states); [[ $state != ABSENT ]] || exit 1; echo "$state" ;;\n'
-        '*clir_jax.train*) exit "$(next statuses)" ;; esac',
+def test_slurm_trains_on_cpus_only_where_it_is_told_to(programs):
+    done = launched(programs, LAUNCH / "slurm.sh", "--dry-run", "--cpu", *TRAIN, PYTHON="python")
+    train = "env JAX_PLATFORMS=cpu python -m clir_jax.train --coordinator auto"
+    assert done.stdout.startswith(rf"srun --kill-on-bad-exit=1 {train} --config a\ b.py")
+
+
+def test_gpu_is_no_slow_run_on_the_cpu(tmp_path):
+    train = ["--", "--config", RECIPE, "--run-dir", tmp_path / "run"]
+    hidden = {
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHON": sys.executable,
+        "PYTHONPATH": str(LAUNCH.parent),
+    }
+    done = launched(tmp_path, LAUNCH / "gpu.sh", *train, **hidden)
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        "error: --accelerator gpu: JAX finds cpu devices only; see that nvidia-smi lists one, that "
+        "CUDA_VISIBLE_DEVICES does not hide it, and that this Python has clir_jax[cuda13], or "
+        "train without this option\n"
     )
-
-
-def _done(folder):
-    """What was done to the TPU, in order."""
-    words = ("create", "delete", "clir_jax.train", "venv ")
-    lines = [line for line in calls(folder) if "describe" not in line and " cp - " not in line]
-    return [next(word for word in words if word in line) for line in lines]
-
-
-def test_a_tpu_is_made_and_trains(programs):
-    _gcloud(programs, "ABSENT")
-    done = launched(programs, LAUNCH / "tpu.sh", *TPU, *TRAIN)
-    assert done.returncode == 0, done.stderr
-    assert _done(programs) == ["create", "venv ", "clir_jax.train"]
-    assert "gcloud compute tpus tpu-vm delete mine --zone us-a --quiet" in done.stdout
-
-
-def test_a_preempted_tpu_is_made_again_and_one_told_to_stop_goes_on(programs):
-    # Preempted while it trains; then told to stop; then done.
-    _gcloud(programs, "READY", "PREEMPTED", "PREEMPTED", "READY", ssh=(255, STATUS, 0))
-    done = launched(programs, LAUNCH / "tpu.sh", *TPU, *TRAIN)
-    assert done.returncode == 0, done.stderr
-    trained = ["venv ", "clir_jax.train"]
-    assert _done(programs) == [*trained, "delete", "create", *trained, *trained]
-
-
-def test_a_run_that_cannot_go_on_is_not_started_again(programs):
-    _gcloud(programs, "READY", "READY", ssh=(2, 0))
-    assert launched(programs, LAUNCH / "tpu.sh", *TPU, *TRAIN).returncode == 2
-    assert _done(programs) == ["venv ", "clir_jax.train"]
-
-
-def test_a_queued_tpu_is_waited_for(programs):
-    _gcloud(programs, "ABSENT", "ABSENT", "READY")
-    done = launched(programs, LAUNCH / "tpu.sh", *TPU, "--queued", "--poll", "0", *TRAIN)
-    assert done.returncode == 0, done.stderr
-    # WAITING: an earlier call has asked for it.
-    assert _done(programs) == ["venv ", "clir_jax.train"]
+    assert not (tmp_path / "run").exists()
 
 
 def test_local_ends_all_when_one_fails(programs):
