@@ -112,7 +112,8 @@ def _refuse_others(accelerator: str) -> None:
         found, told = None, str(error)
     if found != accelerator:
         raise ValueError(
-            f"--accelerator {accelerator}: {told}; {_MISSING[accelerator]}, or train without this option"
+            f"--accelerator {accelerator}: {told}; {_MISSING[accelerator]}, or train without this "
+            "option"
         )
 
 
