@@ -34,17 +34,26 @@ VARIANTS = {
     "cl_relkt, mean pooling": "pooling=mean,projection=None",
     "cl_relkt, no encoder stage": "encoder_steps=0",
     "quick, generator": "",
+    "quick, generator, asked alone": "generated=False,alignment=False",
+    "quick, cross-encoder, asked alone": "teacher=cross_encoder,generated=False,alignment=False",
+    "quick, no teacher, asked alone": "teacher=none,generated=False,alignment=False",
+    "quick, generator, asked alone, a third": "generated=False,alignment=False,share=0.333",
+    "quick, cross-encoder, asked alone, a third": (
+        "teacher=cross_encoder,generated=False,alignment=False,share=0.333"
+    ),
+    "quick, no teacher, asked alone, a third": (
+        "teacher=none,generated=False,alignment=False,share=0.333"
+    ),
     "quick, generator, no alignment": "alignment=False",
-    "quick, cross-encoder": "teacher=cross_encoder,alignment=False",
-    "quick, no teacher": "teacher=none,alignment=False",
-    "quick, nothing generated": "teacher=none,alignment=False,generated=False",
-    "quick, generator, a third": "alignment=False,share=0.333",
-    "quick, cross-encoder, a third": "teacher=cross_encoder,alignment=False,share=0.333",
-    "quick, no teacher, a third": "teacher=none,alignment=False,share=0.333",
+    "quick, no teacher, no alignment": "teacher=none,alignment=False",
 }
 """The arguments of each variant, beside the language; its name begins with the recipe."""
-_BEGUN = {"warm_up": "stages/01-1-warm-up/model", "generator": "stages/02-2a-text/model"}
-"""What quick's variants take from its first one, which is trained before them."""
+_BEGUN = {
+    "warm_up": ("quick, generator", "stages/01-1-warm-up/model"),
+    "generator": ("quick, generator", "stages/04-2b-english/model"),
+    "cross_encoder": ("quick, cross-encoder, asked alone", "stages/02-2b-cross-english/model"),
+}
+"""What quick's variants take from others, which are trained before them."""
 _PAIRS = "accuracy xx->en", "accuracy en->xx"
 
 
@@ -90,9 +99,13 @@ def _run(given: argparse.Namespace, variant: str, seed: int) -> Run:
     arguments = f"language={given.language},whole=False,seed={seed}"
     if VARIANTS[variant]:
         arguments += f",{VARIANTS[variant]}"
-    if recipe == "quick" and variant != first:
-        begun = _directory(given, first, seed)
-        arguments += "".join(f",{name}={begun / path}" for name, path in _BEGUN.items())
+    if recipe == "quick":
+        order = list(VARIANTS)
+        arguments += "".join(
+            f",{name}={_directory(given, other, seed) / path}"
+            for name, (other, path) in _BEGUN.items()
+            if order.index(other) < order.index(variant)
+        )
     run = load(f"configs/bench/{recipe}.py:{arguments}")
     run = set_values(run, [f"data_root={given.data_root}"])
     # What cl_relkt begins with is another with another pooling.

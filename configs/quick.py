@@ -25,15 +25,19 @@ Score:    not run yet. Published on the hidden test of XOR-Retrieve: R@5kt 72.0,
 
 Verified: distillation from a generator, which is trained on query generation first and then
 contrastively; alignment of queries of different languages by it, without parallel sentences; the
-warm-up on NQ, then XOR. In the option file: encoders, lengths of 128, CLS, inner product, alpha and
-the temperature 1, threshold 0.5, batches of 8 a device, 10,000 steps, AdamW at 1e-5 with weight
-decay 0, warm-up of a tenth and clipping at 1.
+warm-up on NQ, then XOR. In the option file: encoders, CLS, alpha and the temperature 1, threshold
+0.5, batches of 8 a device, 10,000 steps, AdamW at 1e-5 with weight decay 0, warm-up of a tenth and
+clipping at 1; queries and passages of 128, which the dual encoder has here.
 
-Our choice: the mean log-likelihood, divided by 0.1 as in UMR, where the option file has 1; the
-direction of both divergences; the confidence that the threshold is compared with; English as the
-reference of the alignment; the mixing of asked and generated questions, and its schedule; the round
-trip; the generator's rate, steps and batch, which are those of DSI-QG; the steps of the warm-up.
-Passages with the answer are not told from negatives by the answer, but by the positive's words.
+Our choice: the inner product; the mean log-likelihood, divided by 0.1 as in UMR, where the option
+file has 1; the direction of both divergences; the confidence that the threshold is compared with;
+English as the reference of the alignment; the mixing of asked and generated questions, and its
+schedule; the round trip; prompts of 256 tokens and questions of 64 for the generator; the
+generator's rate, steps and batch, which are those of DSI-QG; the steps of the warm-up. The language
+is named to the generator alone (the option file puts it before texts, of which model is not
+known). Two rounds, where its ``iter_num`` is 1; the rate begins anew with each stage of a round,
+where its schedule spans all of them. Passages with the answer are not told from negatives by the
+answer, but by the positive's words.
 """
 
 import dataclasses

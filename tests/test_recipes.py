@@ -9,6 +9,7 @@ from clir_jax.config import Mine, Rounds, Stage, Task
 from clir_jax.config_files import ConfigError, load
 from clir_jax.config_types import walk
 from clir_jax.data.rankings import Beir
+from clir_jax.models.retriever import Dense
 from clir_jax.objectives.language import LanguageContrastive
 from clir_jax.training.check import check
 
@@ -118,6 +119,22 @@ def test_the_arms_of_quick_differ_in_their_teacher_alone(teacher):
     shares = {node.share for node in walk(run) if isinstance(node, Beir) and "train" in node.qrels}
     assert shares == {0.5}
     assert run.stages[-1].count == 2
+
+
+def test_the_teachers_of_quick_learn_from_the_same_lists():
+    lists = {}
+    for teacher in ("generator", "cross_encoder"):
+        run = recipe(f"bench/quick:teacher={teacher},alignment=False,generated=False")
+        told = [
+            (task.sources["ranking"], stage.steps, task.batch_size, task.passages)
+            for stage in run.training_stages()
+            if not isinstance(stage.model, Dense)
+            for task in stage.tasks
+            if task.objective.least_passages == 2
+        ]
+        assert len(told) == 2  # in English, then of the training questions
+        lists[teacher] = told
+    assert lists["generator"] == lists["cross_encoder"]
 
 
 @pytest.mark.parametrize(
