@@ -251,7 +251,8 @@ def test_the_command_writes_both_towers_and_a_card(tmp_path, capsys, monkeypatch
     for line in (
         'base_model: "some/encoder"',
         "# sw-lake",
-        'model = models.ColBERT("query")',
+        'query_model = models.ColBERT("query")',
+        'passage_model = models.ColBERT("passage")',
         '| marker of queries | `"[Q] "` |',
         "| distil | some/encoder | InfoNCE | Beir(sw, c.jsonl) | 500 of 32 |",
         "| dataset | language | metric | bm25 | student |",
