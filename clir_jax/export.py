@@ -34,8 +34,9 @@ def _export(given: argparse.Namespace) -> int:
     check_directory(Path(given.output))
     directory = locate(saved_at(given.model))
     model = (kind_at(directory) or RETRIEVER).load(directory)
-    name = given.name or Path(given.model).absolute().name
-    remarks = export(model, given.to, given.output, name, run_of(given.model))
+    trained = run_of(given.model)
+    name = given.name or (trained.title if trained else Path(given.model).absolute().name)
+    remarks = export(model, given.to, given.output, name, trained)
     for remark in remarks:
         print(f"note: {remark}")
     print(f"{given.output}: README.md says how to load it")

@@ -40,6 +40,7 @@ from clir_jax.models.generator_files import save_generator
 from clir_jax.models.hub import PathLike, encoder_tensors, save_encoder
 from clir_jax.models.model_card import model_card
 from clir_jax.models.model_card_code import Model
+from clir_jax.models.model_card_training import Trained
 from clir_jax.models.projection import projection_tensors
 from clir_jax.models.retriever import Dense, LateInteraction
 from clir_jax.models.tokenizer import marker_id, markers_of
@@ -63,7 +64,7 @@ def export(
     layout: str,
     directory: PathLike,
     name: str,
-    run: Path | None = None,
+    trained: Trained | None = None,
 ) -> list[str]:
     """Write a model for another library, with a model card.
 
@@ -73,7 +74,7 @@ def export(
       layout: one of ``LAYOUTS``.
       directory: new, or empty. It is whole in the end, or not there.
       name: what the model is called.
-      run: the directory of the run that trained it, for the card; None where there is none.
+      trained: the stage that trained it, for the card; None where there is none.
 
     Returns:
       Sentences on what that library does otherwise; empty where all vectors are the same.
@@ -90,14 +91,14 @@ def export(
         one = dataclasses.replace(model, passage=None)
         towers = dict(zip(TOWERS, (one, model.passage), strict=True))
     remarks = []
-    with new_directory(Path(directory), lambda path: False, "nothing") as temporary:
+    with new_directory(Path(directory)) as temporary:
         for place, tower in towers.items():
             try:
                 told = _write(tower, layout, temporary / place)
             except _CannotSay as error:
                 raise ValueError(f"{name}: {error}") from None
             remarks += [f"{place}/: {remark}" if place else remark for remark in told]
-        write_text(temporary / "README.md", model_card(model, layout, name, remarks, run))
+        write_text(temporary / "README.md", model_card(model, layout, name, remarks, trained))
     return remarks
 
 

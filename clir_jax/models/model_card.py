@@ -1,14 +1,26 @@
 """The ``README.md`` of an exported model: what it is, how to load it, its training, its figures."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clir_jax.files import read_json
 from clir_jax.models.cross_encoder_files import LoadedCrossEncoder
+from clir_jax.models.encoder import EncoderConfig
+from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.generator_files import LoadedGenerator
 from clir_jax.models.model_card_code import Model, loading
+from clir_jax.models.model_card_training import (
+    Place,
+    Trained,
+    began_as,
+    history,
+    hub_name,
+    shown,
+    training,
+)
 from clir_jax.models.retriever import Dense
 
 _LIBRARIES = {"pylate": "PyLate", "colbert": "colbert-ai"}
@@ -20,7 +32,7 @@ def model_card(
     layout: str,
     name: str,
     remarks: Sequence[str] = (),
-    run: Path | None = None,
+    trained: Trained | None = None,
 ) -> str:
     """Describe an exported model.
 
@@ -29,7 +41,7 @@ def model_card(
       layout: that it was exported to, one of ``exports.LAYOUTS``.
       name: what it is called.
       remarks: what the library does otherwise, as ``exports.export`` says.
-      run: the directory of the run that trained it; None where there is none.
+      trained: the stage that trained it; None where there is none.
 
     Returns:
       Markdown, with the front matter of the Hugging Face hub.
@@ -37,34 +49,59 @@ def model_card(
     Raises:
       ValueError: if the run's files are damaged.
     """
-    config = read_json(run / "config.json", dict) if run else {}
-    summary = run / "summary.json" if run else None
-    rows = read_json(summary, list) if summary and summary.is_file() else []
+    config: Mapping[str, Any] = {}
+    places: list[Place] = []
+    rows: list[Any] = []
+    if trained:
+        config = read_json(trained.run / "config.json", dict)
+        places = history(config, trained.stage)
+        summary = trained.run / "summary.json"
+        rows = read_json(summary, list) if summary.is_file() else []
+    towers = (False, True) if isinstance(model, LoadedRetriever) and model.passage else (False,)
+    bases = [began_as(places, passages) for passages in towers] if places else []
     parts = [
-        _front_matter(model, layout, config),
+        _front_matter(model, layout, config, bases),
         f"# {name}\n\n{_what(model, config)}",
         f"## Loading\n\n{loading(model, layout)}",
         "## Settings\n\n" + _settings(model),
     ]
     if remarks:
         parts.append("## Other vectors\n\n" + "\n".join(f"* {remark}." for remark in remarks))
-    if config:
-        parts.append("## Training\n\nWith clir_jax.\n\n" + _training(config))
-        parts.append("## Measured\n\n" + _measured(rows, _last(config)))
+    if places:
+        told = f"With clir_jax. {_bases(bases)}\n\n{training(places)}"
+        parts.append(f"## Training\n\n{told}")
+        parts.append("## Measured\n\n" + _measured(rows, places[-1].label))
     return "\n\n".join(parts) + "\n"
 
 
-def run_of(model: str) -> Path | None:
-    """The directory of the run that ``model``, a run or its ``model/``, is of; None without one."""
-    run = Path(model)
-    run = run.parent if run.name == "model" else run
+def run_of(model: str) -> Trained | None:
+    """Find the run that a model is of.
+
+    Args:
+      model: a run, or the directory of one of its stages; or ``model/`` in either.
+
+    Returns:
+      The stage that trained it; None for any other directory or name.
+
+    Raises:
+      ValueError: if the run's configuration is damaged.
+    """
+    place = Path(os.path.abspath(model))
+    place = place.parent if place.name == "model" else place
+    stage = ""
+    if place.parent.name == "stages":
+        stage, run = place.name.partition("-")[2], place.parent.parent
+    else:
+        run = place
     config = run / "config.json"
-    if not (run / "model").is_dir() or not config.is_file():
+    if not (place / "model").is_dir() or not config.is_file():
         return None
-    return run if read_json(config, dict).get("type") == "Run" else None
+    return Trained(run, stage) if read_json(config, dict).get("type") == "Run" else None
 
 
-def _front_matter(model: Model, layout: str, config: Mapping[str, Any]) -> str:
+def _front_matter(
+    model: Model, layout: str, config: Mapping[str, Any], bases: Sequence[str]
+) -> str:
     task, tag = "sentence-similarity", "dense-retrieval"
     if isinstance(model, LoadedCrossEncoder):
         task, tag = "text-ranking", "cross-encoder"
@@ -72,17 +109,24 @@ def _front_matter(model: Model, layout: str, config: Mapping[str, Any]) -> str:
         task, tag = "text2text-generation", "query-generation"
     elif model.spec.late_interaction:
         tag = "ColBERT"
+    known = list(dict.fromkeys(name for name in map(hub_name, bases) if name))
     facts: dict[str, Any] = {
         "language": _languages(config),
         "library_name": _LIBRARIES.get(layout, layout),
         "pipeline_tag": task,
         "tags": ["clir_jax", "cross-lingual-retrieval", tag],
+        "base_model": known[0] if len(known) == 1 else known,
     }
-    bases = [stage["init"] for stage in _stages(config) if isinstance(stage.get("init"), str)]
-    # A directory of somebody's machine means nothing to others.
-    facts["base_model"] = next((b for b in bases if not Path(b).exists() and b[0] not in "/.~"), "")
     lines = [f"{key}: {json.dumps(value)}" for key, value in facts.items() if value]
     return "\n".join(["---", *lines, "---"])
+
+
+def _bases(bases: Sequence[str]) -> str:
+    """What the weights began as, also where the hub does not have it."""
+    told = [shown(base) if base else "random weights" for base in bases]
+    if len(set(told)) == 1:
+        return f"It began as {told[0]}."
+    return f"What encodes queries began as {told[0]}, what encodes passages as {told[1]}."
 
 
 def _what(model: Model, config: Mapping[str, Any]) -> str:
@@ -95,27 +139,47 @@ def _what(model: Model, config: Mapping[str, Any]) -> str:
             f"{t5.num_layers} layers, {t5.d_model} wide, with a vocabulary of {t5.vocab_size:,} "
             "pieces."
         )
-    encoder = model.encoder_config
-    made = (
-        f"Its encoder is a {encoder.model_type} of {encoder.num_hidden_layers} layers, "
-        f"{encoder.hidden_size} wide, with a vocabulary of {encoder.vocab_size:,} pieces."
-    )
+    encoder = _encoder(model.encoder_config)
     if isinstance(model, LoadedCrossEncoder):
         return (
             f"A cross-encoder for questions and passages{of}: it reads both together and gives one "
-            f"score, higher where the passage answers the question. {made}"
+            f"score, higher where the passage answers the question. Its encoder is {encoder}."
         )
     spec = model.spec
-    size = spec.embedding_size(encoder.hidden_size)
+    size = spec.embedding_size(model.encoder_config.hidden_size)
     kind = f"a vector of {size} numbers a text"
     if spec.late_interaction:
         kind = f"late interaction, a vector of {size} numbers a token, compared by MaxSim"
-    towers = " Queries and passages have encoders of their own." if model.passage else ""
-    return f"A retriever for questions and passages{of}: {kind}. {made}{towers}"
+    made = f"Its encoder is {encoder}."
+    if model.passage:
+        other = _encoder(model.passage.encoder_config)
+        made = f"Queries and passages have encoders of their own, each {encoder}."
+        if other != encoder:
+            made = f"Queries have an encoder of their own, {encoder}; that of passages is {other}."
+    return f"A retriever for questions and passages{of}: {kind}. {made}"
+
+
+def _encoder(config: EncoderConfig) -> str:
+    return (
+        f"a {config.model_type} of {config.num_hidden_layers} layers, {config.hidden_size} wide, "
+        f"with a vocabulary of {config.vocab_size:,} pieces"
+    )
 
 
 def _settings(model: Model) -> str:
-    return _table(("setting", "value"), ((name, _shown(value)) for name, value in _facts(model)))
+    facts = [(name, _shown(value)) for name, value in _facts(model)]
+    if isinstance(model, LoadedRetriever) and model.passage:
+        others = {name: _shown(value) for name, value in _facts(model.passage)}
+        facts = [
+            (name, value if others.get(name) == value else _of_each(value, others.get(name)))
+            for name, value in facts
+        ]
+    return _table(("setting", "value"), facts)
+
+
+def _of_each(query: str, passage: str | None) -> str:
+    """A setting in which towers differ."""
+    return f"{query} in `query/`, {passage} in `passage/`"
 
 
 def _facts(model: Model) -> list[tuple[str, Any]]:
@@ -166,25 +230,6 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _training(config: Mapping[str, Any]) -> str:
-    lines = []
-    for step in _stages(config):
-        if step.get("type") != "Stage":
-            lines.append((str(step.get("name", "")), str(step.get("type")), "", "", ""))
-            continue
-        tasks = step.get("tasks", [])
-        lines.append(
-            (
-                str(step["name"]),
-                _origin(step.get("init")),
-                "; ".join(_type(task.get("objective")) for task in tasks),
-                "; ".join(_origin(s) for task in tasks for s in task.get("sources", {}).values()),
-                f"{step.get('steps')} of {', '.join(str(t.get('batch_size')) for t in tasks)}",
-            )
-        )
-    return _table(("stage", "starts from", "method", "data", "steps of batch"), lines)
-
-
 def _measured(rows: Sequence[Mapping[str, Any]], stage: str) -> str:
     """The figures of the stage that the model is from."""
     for number, row in enumerate(rows, 1):
@@ -205,26 +250,6 @@ def _measured(rows: Sequence[Mapping[str, Any]], stage: str) -> str:
     )
 
 
-def _last(config: Mapping[str, Any]) -> str:
-    """What ``summary.json`` calls the last stage, in the last of its rounds."""
-    name = ""
-    for item in config.get("stages", []):
-        group = item.get("type") == "Rounds"
-        for stage in item["stages"] if group else [item]:
-            if stage.get("type") == "Stage":
-                name = f"{stage['name']}.{item['count']}" if group else stage["name"]
-    return name
-
-
-def _stages(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Stages and works, those of rounds among them."""
-    for item in config.get("stages", []):
-        if item.get("type") == "Rounds":
-            yield from _stages(item)
-        else:
-            yield item
-
-
 def _languages(config: Any) -> list[str]:
     """Every language that a configuration names, sorted."""
     found: set[str] = set()
@@ -238,23 +263,6 @@ def _languages(config: Any) -> list[str]:
     elif isinstance(config, list):
         found = {language for part in config for language in _languages(part)}
     return sorted(found)
-
-
-def _origin(value: Any) -> str:
-    """Where a model or data come from, in few words."""
-    if not isinstance(value, Mapping):
-        return str(value)
-    kind = value.get("type")
-    if kind == "Scratch":
-        return "random weights"
-    if kind == "FromStage":
-        return f"stage {value['stage']}"
-    words = [str(v) for k, v in value.items() if k != "type" and isinstance(v, str) and v]
-    return f"{kind}({', '.join(words)})"
-
-
-def _type(value: Any) -> str:
-    return str(value.get("type")) if isinstance(value, Mapping) else str(value)
 
 
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

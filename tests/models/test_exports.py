@@ -217,6 +217,7 @@ def test_the_command_writes_both_towers_and_a_card(tmp_path, capsys, monkeypatch
     stage = {
         "type": "Stage",
         "name": "distil",
+        "model": {"type": "LateInteraction"},
         "init": "some/encoder",
         "steps": 500,
         "tasks": [
@@ -254,7 +255,10 @@ def test_the_command_writes_both_towers_and_a_card(tmp_path, capsys, monkeypatch
         'query_model = models.ColBERT("query")',
         'passage_model = models.ColBERT("passage")',
         '| marker of queries | `"[Q] "` |',
-        "| distil | some/encoder | InfoNCE | Beir(sw, c.jsonl) | 500 of 32 |",
+        "With clir_jax. It began as `some/encoder`.",
+        "1. **distil** (2 rounds, each in turn with others): LateInteraction, 500 steps, beginning "
+        "with `some/encoder`.",
+        "    * InfoNCE, 32 records a step: ranking of `Beir(sw, c.jsonl)`",
         "| dataset | language | metric | bm25 | student |",
         "| d | so | nDCG@10 | 0.250 | 0.500 |",
     ):
@@ -268,7 +272,9 @@ def test_the_command_writes_both_towers_and_a_card(tmp_path, capsys, monkeypatch
         assert main(["--model", model, "--to", "transformers", "--output", model[:3] + "2"]) == 0
         lines = (tmp_path / (model[:3] + "2") / "README.md").read_text().splitlines()
         assert told in lines if told else "## Measured" not in lines
-        assert ("With clir_jax." in lines) == (told is not None)
+        assert ("## Training" in lines) == (told is not None)
+        # A directory is called model in every run.
+        assert ("# run" if told else "# query") in lines
 
 
 def test_mistakes_are_one_sentence(tmp_path, capsys, monkeypatch):
