@@ -16,8 +16,10 @@ Json = Mapping[str, Any]
 # The first models of the hub had no owner.
 _OWNERS = ("google-bert", "FacebookAI")
 # How a source is read, not what; the same of a collection.
-_READING = ("on_bad_record", "columns", "kind", "mix", "negatives", "use", "relevant")
-_READING += ("query_field", "passage_field", "weights", "temperature")
+_READING = (
+    *("on_bad_record", "columns", "kind", "mix", "negatives", "use", "relevant"),
+    *("query_field", "passage_field", "weights", "temperature"),
+)
 # How much of it is read.
 _AMOUNTS = ("hold_out", "limit", "sample", "share")
 # The name of these is that of the data; that of others is for tables of figures.
