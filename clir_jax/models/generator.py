@@ -32,8 +32,8 @@ class Generator:
       target_length: tokens a question, the end token included.
       prompt: what the model reads; ``{passage}`` stands for the passage and ``{language}`` for the
         English name of the question's language.
-      languages: codes of the languages it is trained for; others are written in, with a warning.
-        Empty: a stage fills in what it reads; where nothing did, nobody is warned.
+      languages: codes of the languages it is trained for; others are written in too, and people
+        are told. Empty: a stage fills in what it reads; where nothing did, nobody is told.
 
     Raises:
       ValueError: if a value is out of range.
@@ -201,36 +201,39 @@ class GeneratorModel(nnx.Module):
         return map_rows(score, rows, size, multiple=devices).reshape(target.shape)
 
     def generate(
-        self, source: Tokens, decoding: Decoding, keys: Key[Array, " R"] | None = None
+        self, source: Tokens, decoding: Decoding, keys: Key[Array, "R *N"] | None = None
     ) -> Written:
         """Write a text for each source, of at most ``target_length`` tokens; to be compiled.
 
         Args:
           source: ``[R, S]`` prompts, padded on the right.
           decoding: how tokens are chosen.
-          keys: ``[R]`` random keys, for ``Sample``.
+          keys: ``[R]`` random keys, for ``Sample``; ``[R, N]`` draws N texts for each source, which
+            is encoded once for all of them.
 
         Returns:
-          The texts.
+          The texts, ``[R * N]``: those of a source one after another.
 
         Raises:
           ValueError: if ``Sample`` gets no keys.
         """
         model, config = in_compute_dtype(self.t5), self.t5.config
         ids, mask = jnp.asarray(source.ids), jnp.asarray(source.mask)
-        beams = decoding.beams if isinstance(decoding, Beam) else 1
+        texts = 1 if keys is None else keys.size // len(ids)
+        beams = decoding.beams if isinstance(decoding, Beam) else texts
         length = self.spec.target_length
         fixed, cache = model.begin(model.encode(ids, mask), mask, length, beams)
         return search(
-            _stepping(model, fixed), cache, _follow, len(ids), length, config, decoding, keys
-        )
+            _stepping(model, fixed, len(ids)), cache, _follow, len(ids) * texts, length, config,
+            decoding, None if keys is None else keys.reshape(-1),
+        )  # fmt: skip
 
 
 def generate(
     graphdef: nnx.GraphDef[GeneratorModel],
     params: Any,
     source: Tokens,
-    row_ids: UInt32[Array, " R"],
+    row_ids: UInt32[Array, "R *N"],
     decoding: Decoding,
     seed: int | Int[Array, ""] = 0,
 ) -> Written:
@@ -242,18 +245,19 @@ def generate(
       graphdef: the generator's structure, from ``nnx.split``.
       params: its parameters.
       source: ``[R, S]`` prompts; R divisible by the mesh's row shards.
-      row_ids: ``[R]`` numbers of the rows, for ``Sample``: another one for each text wanted.
+      row_ids: ``[R]`` numbers of the rows, for ``Sample``: another one for each text wanted; or
+        ``[R, N]``, to draw N texts for each source.
       decoding: how tokens are chosen.
       seed: the root of all draws.
 
     Returns:
-      The texts.
+      The texts, those of a source one after another.
     """
 
     def local(params: Any, rows: tuple[Tokens, Array]) -> Written:
         source, ids = rows
         key = jax.random.key(seed)
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids.reshape(-1)).reshape(ids.shape)
         return nnx.merge(graphdef, params).generate(source, decoding, keys)
 
     return rowwise(local, params, (source, row_ids))
@@ -311,13 +315,14 @@ def search(
     return write(step, state, rows, drawn, **special)
 
 
-def _stepping(model: T5, fixed: Fixed) -> Step:
+def _stepping(model: T5, fixed: Fixed, sources: int) -> Step:
     table = model.head_table()
 
     def step(tokens: Array, place: Array, cache: Cache) -> tuple[Array, Cache]:
         ids = jax.lax.dynamic_index_in_dim(tokens, place, axis=2, keepdims=False)
-        hidden, cache = model.step(ids, place, fixed, cache)
-        return model.logits(hidden, table), cache
+        # The texts of one source are to the model what beams are.
+        hidden, cache = model.step(ids.reshape(sources, -1), place, fixed, cache)
+        return model.logits(hidden, table).reshape(*ids.shape, -1), cache
 
     return step
 

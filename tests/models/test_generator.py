@@ -15,7 +15,7 @@ from clir_jax.models import generator as generators
 from clir_jax.models.generator import Beam, Generator, Greedy, Sample, generate, search
 from clir_jax.models.generator_files import abstract_generator
 from clir_jax.models.requests import EncodeQuery, Likelihood, Tokens
-from clir_jax.models.t5 import T5Config
+from clir_jax.models.t5 import T5, T5Config
 from clir_jax.models.t5_files import save_t5
 from clir_jax.ops.decoding import sample
 from clir_jax.training.step import Chunking, answer
@@ -289,6 +289,26 @@ def test_rows_are_written_as_if_alone_on_any_mesh():
         assert {s.data.shape for s in spread.ids.addressable_shards} == {(1, SPEC.target_length)}
     np.testing.assert_array_equal(spread.ids, found.ids)
     _check_written(found)
+
+
+def test_several_texts_of_a_source_are_those_of_the_source_several_times(monkeypatch):
+    decoding, ids = Sample(temperature=0.9, top_k=12), np.arange(16, dtype=np.uint32)
+    apart = _generated(jax.tree.map(lambda x: x[:4].repeat(4, 0), SOURCE), ids, decoding)
+    encode, encoded = T5.encode, []
+
+    def spy(model, ids, *more):
+        encoded.append(ids.shape)
+        return encode(model, ids, *more)
+
+    monkeypatch.setattr(T5, "encode", spy)
+    few, mesh = jax.tree.map(lambda x: x[:4], SOURCE), make_mesh(4, 1, 1, devices=jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        found = _write(
+            _model()[1], put_rows(few, mesh), put_rows(ids.reshape(4, 4), mesh), decoding, 0
+        )
+    np.testing.assert_array_equal(found.ids, apart.ids)
+    assert len(np.unique(apart.ids[:4], axis=0)) > 2
+    assert encoded == [(1, 12)]  # once on each device
 
 
 @pytest.mark.parametrize(
