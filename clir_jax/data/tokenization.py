@@ -38,6 +38,8 @@ class RequestTokenizer:
       spec: the retriever's specification.
       skiplist: ids whose vectors are left out of passages, as saved with the model; None takes
         ``punctuation_ids``. Not used unless the specification skips punctuation.
+      empty: take texts that are blank or have no piece too, as their special tokens and the prompt;
+        otherwise they are refused.
 
     Raises:
       ValueError: if a marker is not a token of its own.
@@ -49,8 +51,10 @@ class RequestTokenizer:
         spec: RetrieverSpec,
         *,
         skiplist: Sequence[int] | None = None,
+        empty: bool = False,
     ) -> None:
         self.tokenizer = tokenizer
+        self.empty = empty
         self.spec = spec
         self.markers = tuple(marker_id(tokenizer, marker) for marker in markers_of(spec) if marker)
         if not (isinstance(spec, LateInteraction) and spec.skip_punctuation):
@@ -68,7 +72,7 @@ class RequestTokenizer:
     @functools.cached_property
     def _identity(self) -> tuple[Any, ...]:
         special = tuple(sorted(self.tokenizer.special.items()))
-        return self.spec, self.skiplist, special, self.tokenizer.backend.to_str()
+        return self.spec, self.skiplist, self.empty, special, self.tokenizer.backend.to_str()
 
     def pieces(self, ids: Sequence[int] | Int[np.ndarray, " T"]) -> list[str]:
         """Return readable pieces, for tables and pictures; see ``TextTokenizer.pieces``."""
@@ -97,7 +101,8 @@ class RequestTokenizer:
 
         Raises:
           TypeError: if a retriever does not answer requests of this kind.
-          ValueError: if a text is empty or has no piece, or ``length`` has no room for one.
+          ValueError: if a text is blank or has no piece, unless ``empty`` is set, or ``length`` has
+            no room for one.
         """
         if kind not in (EncodeQuery, EncodePassage):
             raise TypeError(
@@ -145,7 +150,7 @@ class RequestTokenizer:
         """Return each text's pieces, the prompt's first, and how many are the prompt's."""
         side = "query" if query else "passage"
         for i, text in enumerate(texts):
-            if not isinstance(text, str) or not text.strip():
+            if not isinstance(text, str) or not (self.empty or text.strip()):
                 raise ValueError(
                     f"tokenizer: {side} {i} of this batch is {text!r}; leave the record out, "
                     "because nothing is ever encoded as an empty text"
@@ -163,7 +168,7 @@ class RequestTokenizer:
             pieces = [e.ids for e in encoded]
             prompts = [sum(end <= len(prompt) for _, end in e.offsets) for e in encoded]
         for i, (own, before) in enumerate(zip(pieces, prompts, strict=True)):
-            if len(own) == before:
+            if len(own) == before and not self.empty:
                 raise ValueError(
                     f"tokenizer: {side} {i} of this batch, {texts[i]!r}, has no piece in this "
                     "vocabulary; leave the record out"

@@ -10,8 +10,14 @@ Example::
 
 Needs ``pip install "clir_jax[mteb]"``. Retrieval and reranking are searched exactly, as
 ``clir_jax.evaluate`` does; a dense retriever also encodes for tasks of other kinds.
+
+Tasks have texts that are blank, or have no piece in the vocabulary. Search leaves such a passage
+out of every ranking, as it does with one of which no token is kept, and finds nothing for such a
+query: mteb counts both as not found. Where a text must have a vector, it is that of the special
+tokens and the prompt, as in sentence-transformers.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,11 +28,15 @@ import numpy as np
 from jaxtyping import Float
 
 from clir_jax.data.judgements import passage_text
+from clir_jax.data.tokenization import RequestTokenizer
 from clir_jax.evaluation.retrieval import TextEncoder, load_encoder, nearest, saved_at
 from clir_jax.models.hub import locate
 from clir_jax.models.retriever import Dense
 
 Rows = Iterable[Mapping[str, Any]]
+
+# Texts that are looked at together.
+_LOOK = 10_000
 
 
 class Searcher:
@@ -76,7 +86,7 @@ class Searcher:
           **told: as for ``index``.
 
         Returns:
-          Scores by passage id by query id.
+          Scores by passage id by query id, best first; of every query, if only an empty ranking.
 
         Raises:
           ValueError: if a row has no text, or a passage to be reranked is not in the corpus.
@@ -98,12 +108,18 @@ class Searcher:
                     "corpus; load the task's data again"
                 )
             passages, depth = [passages[place[name]] for name in ids], len(ids)
+        ranked: dict[str, dict[str, float]] = {row["id"]: {} for row in rows}
+        with_text = _with_pieces((self.encoder.passage or self.encoder).tokenizer, passages)
+        ids, passages = ([side[i] for i in with_text] for side in (ids, passages))
+        with_text = _with_pieces(self.encoder.tokenizer, asked)
+        rows, asked = ([side[i] for i in with_text] for side in (rows, asked))
+        if not (rows and ids):
+            return ranked
         encoded = self.encoder.queries(asked)
         scores, found = nearest(encoded, self.encoder.passages(passages), depth, self.encoder.mesh)
-        ranked: dict[str, dict[str, float]] = {}
         for row, own, places in zip(rows, scores.tolist(), found.tolist(), strict=True):
             wanted = None if top_ranked is None else set(top_ranked.get(row["id"], ()))
-            pairs = ((ids[i], s) for i, s in zip(places, own, strict=True))
+            pairs = ((ids[i], s) for i, s in zip(places, own, strict=True) if np.isfinite(s))
             pairs = (pair for pair in pairs if wanted is None or pair[0] in wanted)
             ranked[row["id"]] = dict(list(pairs)[:top_k])
         return ranked
@@ -127,9 +143,10 @@ class DenseSearcher(Searcher):
           ``[R, E]`` vectors.
         """
         texts = [text for batch in inputs for text in batch["text"]]
+        encoder = _taking_empty(self.encoder)
         if prompt_type != "document":
-            return np.asarray(self.encoder.queries(texts).vectors[:, 0])
-        places, blocks = zip(*self.encoder.passages(texts), strict=True)
+            return np.asarray(encoder.queries(texts).vectors[:, 0])
+        places, blocks = zip(*encoder.passages(texts), strict=True)
         vectors = np.concatenate([block.vectors[:, 0] for block in blocks])
         return np.asarray(vectors[np.argsort(np.concatenate(places))])
 
@@ -182,6 +199,26 @@ def for_mteb(model: str) -> Searcher:
         }
     )
     return (Searcher if spec.late_interaction else DenseSearcher)(encoder, meta)
+
+
+def _with_pieces(tokenizer: RequestTokenizer, texts: Sequence[str]) -> list[int]:
+    """The places of the texts that have something to encode."""
+    return [
+        start + i
+        for start in range(0, len(texts), _LOOK)
+        for i, pieces in enumerate(tokenizer.tokenizer.encode(texts[start : start + _LOOK]))
+        if pieces and texts[start + i].strip()
+    ]
+
+
+def _taking_empty(encoder: TextEncoder) -> TextEncoder:
+    """The same encoder, which also takes texts without a piece."""
+    own = encoder.tokenizer
+    return dataclasses.replace(
+        encoder,
+        tokenizer=RequestTokenizer(own.tokenizer, own.spec, skiplist=own.skiplist, empty=True),
+        passage=None if encoder.passage is None else _taking_empty(encoder.passage),
+    )
 
 
 def _print(directory: Path) -> str:

@@ -195,7 +195,8 @@ def test_tokenizers_are_equal_if_they_read_alike():
     assert one == make()
     assert hash(one) == hash(make())
     assert one.tokenizer is not make().tokenizer
-    others = [make(xlmr), make(spec=SPECS[1]), make(skiplist=[PIECES.index(",")])]
+    empty = RequestTokenizer(one.tokenizer, SPECS[0], empty=True)
+    others = [make(xlmr), make(spec=SPECS[1]), make(skiplist=[PIECES.index(",")]), empty]
     assert all(one != other for other in [*others, one.tokenizer])
 
 
@@ -205,6 +206,16 @@ def test_an_unknown_word_is_kept_and_a_batch_may_be_empty():
     tokens = requests.tokenize(EncodePassage, ["zebra so"]).tokens
     assert requests.pieces(tokens.ids[tokens.keep]) == ["[CLS]", "[D]", "[UNK]", "so", "[SEP]"]
     assert requests.tokenize(EncodeQuery, []).tokens.ids.shape == (0, 10)
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\u200b"])
+def test_a_text_without_a_piece_where_it_is_taken(text):
+    requests = RequestTokenizer(bert(), Dense(query_prompt="so "), empty=True)
+    for kind, own in ((EncodeQuery, ["so"]), (EncodePassage, [])):
+        tokens = requests.tokenize(kind, ["cat", text]).tokens
+        (places,) = np.nonzero(tokens.mask[1])
+        assert requests.pieces(tokens.ids[1, places]) == ["[CLS]", *own, "[SEP]"]
+        np.testing.assert_array_equal(tokens.keep[1], tokens.mask[1])
 
 
 def test_threads_share_one_tokenizer():

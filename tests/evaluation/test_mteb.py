@@ -1,11 +1,14 @@
 """What mteb is given: the rankings of brute force, and vectors where a text has one."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from clir_jax.evaluation.mteb import DenseSearcher, Searcher, for_mteb
 from clir_jax.evaluation.retrieval import TextEncoder
 from clir_jax.mesh import make_mesh
+from clir_jax.models.exports import export
 from tests.interop.backbones import SPECS, tiny
 
 CORPUS = [
@@ -53,6 +56,55 @@ def test_rankings_are_those_of_brute_force(searcher, expected):
         order = sorted(lists[row], key=lambda name: -own["abcd".index(name)])[:2]
         assert list(again[row]) == order
     assert searcher.mteb_model_meta == "meta"
+
+
+BLANK = [
+    {"id": "e", "title": "", "text": ""},
+    {"id": "f", "text": " \t\n"},
+    {"id": "g", "title": " ", "text": "\u200b"},  # which the vocabulary drops
+    {"id": "h", "text": "."},
+]
+
+
+@pytest.mark.parametrize("kind", ["dense", "late interaction"])
+def test_what_has_no_text_is_not_found(kind):
+    # Of "." nothing is kept where neither punctuation nor special tokens are.
+    spec = SPECS[kind]
+    if spec.late_interaction:
+        spec = dataclasses.replace(spec, content_only=True)
+    encoder = TextEncoder.of(tiny("bert", spec), make_mesh())
+    expected = dict(zip("abcd", by_hand(encoder)[0].tolist(), strict=True))
+    if kind == "dense":
+        (query,) = encoder.queries(ASKED[:1]).vectors[:, 0]
+        (((_, block),),) = [list(encoder.passages(["."]))]
+        expected["h"] = float(query @ block.vectors[0, 0])
+    searcher = Searcher(encoder, "meta")
+    searcher.index([*BLANK, *CORPUS])
+    queries = [{"id": "n", "text": " "}, {"id": "o", "text": "", "instruction": ""}, QUERIES[0]]
+    found = searcher.search(queries, top_k=8)
+    assert found.keys() == {"n", "o", "q"}
+    assert found["n"] == found["o"] == {}
+    assert found["q"] == pytest.approx(expected, rel=1e-5)
+    assert list(found["q"]) == sorted(expected, key=expected.get, reverse=True)
+    lists = {"n": ["a"], "q": ["e", "g", "b"]}
+    again = searcher.search(queries, top_k=8, top_ranked=lists)
+    assert again == {"n": {}, "o": {}, "q": {"b": pytest.approx(expected["b"], rel=1e-5)}}
+    assert searcher.search(queries[:2], top_k=8) == {"n": {}, "o": {}}
+    searcher.index(BLANK[:3])
+    assert searcher.search(queries, top_k=8) == {"n": {}, "o": {}, "q": {}}
+
+
+def test_a_text_without_a_piece_has_the_vector_of_sentence_transformers(tmp_path):
+    library = pytest.importorskip("sentence_transformers", minversion="6")
+    model = tiny("bert", SPECS["dense"])
+    export(model, "sentence-transformers", tmp_path / "model", "mine")
+    theirs = library.SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    searcher = DenseSearcher(TextEncoder.of(model, make_mesh()), "meta")
+    texts = ["", READ[0], "  ", "\u200b", READ[2]]
+    for kind, encode in (("query", theirs.encode_query), ("document", theirs.encode_document)):
+        ours = searcher.encode([{"text": texts[:2]}, {"text": texts[2:]}], prompt_type=kind)
+        np.testing.assert_allclose(ours, encode(texts), atol=1e-6)
+        assert np.abs(ours[0] - ours[1]).max() > 1e-3
 
 
 def test_only_one_vector_a_text_is_encoded(searcher, expected):
