@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import NoReturn
 
 SAVED = (
-    "a run, a directory that clir_jax, transformers, sentence-transformers, PyLate or ColBERT "
-    "saved, or a name on the hub"
+    "a run, a directory that clir_jax, sentence-transformers, PyLate or ColBERT saved, or a name "
+    "on the hub"
 )
-"""Where a model may be, for the help of ``--model``."""
+"""Where a retriever may be, for the help of ``--model``."""
+ANY_SAVED = (
+    f"a retriever, a cross-encoder or a generator: {SAVED}; a cross-encoder may be one that "
+    "transformers saved"
+)
+"""Where a model of any kind may be."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -247,10 +247,10 @@ class Evaluate(Checked):
         metric of the first collection.
       baselines: systems measured once before training: ``"bm25"``, ``"teacher"`` (every teacher of
         the stage), ``"student_before"``.
-      depth: passages kept a query. A cross-encoder reranks so many candidates.
+      depth: passages kept a query. A cross-encoder or a generator reranks so many candidates.
       candidates: by collection: the file of a TREC run, under ``data_root``, whose passages a
-        cross-encoder reranks. Where there is none, it reranks those that BM25 finds for the query
-        as it is; for questions in another language than the passages', name a run.
+        cross-encoder or a generator reranks. Where there is none, it reranks those that BM25 finds
+        for the query as it is; for questions in another language than the passages', name a run.
     """
 
     collections: Mapping[str, Collection | BitextPairs | GoldAlignment]

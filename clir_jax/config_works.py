@@ -168,7 +168,8 @@ class Score(_Work):
       name: of the artifact.
       model: a retriever, a cross-encoder or a generator.
       source: rankings; scores that they have are replaced.
-      query_language: the model reads questions in; empty for the source's own language.
+      query_language: the model reads questions in; empty for the source's own language. Of a
+        generator it decides the prompt.
     """
 
     model: str | FromStage
@@ -184,19 +185,30 @@ class Score(_Work):
 class Generate(_Work):
     r"""Write ``each`` questions in each of ``languages`` for every passage of ``corpus``.
 
-    What is written are rankings: the questions of one passage, one in each language, with the
-    passage as the positive. They are not translations of each other. Left out, and counted, are
-    records with a question that is empty, that was written before in its language, or that does not
-    find its passage again: a **round trip**, in which ``round_trip`` searches the corpus and has
-    the passage among the first ``round_trip_depth``.
+    What is written are rankings: a question in each language, with the passage as the positive.
+    They are not translations of each other. Left out, one by one, and counted by language, are
+    questions that are empty; unfinished, which come to the generator's ``target_length`` without an
+    end; not found again in a **round trip**, in which ``round_trip`` searches the corpus for them
+    and has to have the passage among the first ``round_trip_depth``; and written before, which a
+    record in that language has already.
+
+    Of the good questions of a passage, the first in each language make a record, then the second in
+    each, and so on; what a language has more than another is left over. So every record has all
+    languages, as all that reads it expects (an objective that names or compares them, ``Mine`` and
+    ``Score``, ``InLanguages``), and a question that is lost takes none of another language with it
+    where ``each`` is large enough. Where nothing compares languages, a work for each of them keeps
+    every good question.
+
+    All questions are kept in the artifact's directory ``written/``: with another ``round_trip``,
+    depth or ``round_trip_languages``, none is written again.
 
     Args:
       name: of the artifact.
       model: the generator.
       corpus: the passages.
       languages: of the questions; the first is the language of the rankings. One that the generator
-        was not trained for is written in too, with a warning.
-      each: records a passage.
+        was not trained for is written in too, and told.
+      each: questions a passage and language; as many records a passage at most.
       sample: passages to write for, a fixed random choice; None writes for all. A round trip
         searches all.
       decoding: how questions are written; ``each`` above 1 wants ``Sample``.
@@ -204,7 +216,8 @@ class Generate(_Work):
       round_trip_depth: ranks that count as found.
       round_trip_languages: those whose questions must be found, because BM25, for instance, finds
         little for a question in another language than the passages'; None for all of ``languages``,
-        ``()`` for none. The share that is found is told of every language.
+        ``()`` for none. The share that is found is told of every language, of all questions that
+        are neither empty nor unfinished.
 
     References:
       Alberti et al., Synthetic QA Corpora Generation with Roundtrip Consistency, ACL 2019,

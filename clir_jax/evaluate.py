@@ -1,11 +1,12 @@
 """Measure a retriever, a reranker or BM25: ``python -m clir_jax.evaluate --model M ...``."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clir_jax.command import SAVED, Parser, carry_out
+from clir_jax.command import ANY_SAVED, Parser, carry_out
 
 _METRICS, _DEPTH = ("nDCG@10", "RR@10", "R@100"), 100
 
@@ -16,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--model",
         required=True,
-        help=f"a retriever, a cross-encoder or a generator: {SAVED}; or bm25",
+        help=f"{ANY_SAVED}; or bm25",
     )
     parser.add_argument("--corpus", help="JSON lines with _id, title and text")
     parser.add_argument("--queries", help="id<TAB>text, or JSON lines")
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "accuracy both ways and margin-based F1, in the place of a collection",
     )
     parser.add_argument(
-        "--language", help="of the queries (en), for the table; of bitext's other side"
+        "--language",
+        help="of the queries, for the table (en); a generator's prompt names it, so that it must "
+        "be written with one; of bitext's other side",
     )
     parser.add_argument(
         "--query-column", type=int, default=1, help="which column after the id is the text"
@@ -82,46 +85,74 @@ def _of_retrieval(given: argparse.Namespace) -> tuple[dict[str, str], dict[str, 
         raise ValueError(f"--run-file {given.run_file}: there is no such directory; make it first")
     if given.run_file and Path(given.run_file).is_dir():
         raise ValueError(f"--run-file {given.run_file}: that is a directory; write a file's name")
-    collection = source.open(".")
     if given.model == "bm25":
         _refuse_candidates(given, "bm25")
+        collection = source.open(".")
         measured = measure_bm25(collection, evaluate.metrics, evaluate.depth)
     else:
-        measured = _of_model(given, collection, evaluate.metrics, evaluate.depth)
+        searches = _searches(given)
+        collection = source.open(".")
+        measure = _searched if searches else _reranked
+        measured = measure(given, collection, evaluate.metrics, evaluate.depth)
     if given.run_file:
         write_run(given.run_file, measured.run, Path(given.model).absolute().name)
     return {"dataset": collection.name, "language": collection.language}, measured.values
 
 
-def _of_model(
+def _searches(given: argparse.Namespace) -> bool:
+    """Whether the model searches, as others rerank; refuses options that its kind cannot have."""
+    from clir_jax.evaluation.retrieval import saved_at
+    from clir_jax.models import hub
+    from clir_jax.training.kinds import GENERATOR, RETRIEVER, kind_at
+
+    kind = kind_at(hub.locate(saved_at(given.model)))
+    if kind in (None, RETRIEVER):
+        _refuse_candidates(given, "a retriever")
+        return True
+    if kind is GENERATOR and given.language is None:
+        raise ValueError(
+            "--language is missing, and a generator's prompt names the language of the queries; "
+            "write it, as in --language sw"
+        )
+    return False
+
+
+def _searched(
     given: argparse.Namespace, collection: Any, metrics: Sequence[str], depth: int
 ) -> Any:
-    """Search with a retriever, or rerank with a model that reads query and passage together."""
+    """Search with a retriever."""
+    from clir_jax.evaluation.retrieval import measure_saved
+
+    return measure_saved(given.model, collection, metrics, depth)
+
+
+def _reranked(
+    given: argparse.Namespace, collection: Any, metrics: Sequence[str], depth: int
+) -> Any:
+    """Rerank with a model that reads query and passage together."""
     import rich.progress
 
     from clir_jax.evaluation.reranking import bm25_candidates, measure_reranked, read_candidates
-    from clir_jax.evaluation.retrieval import measure_saved, saved_at
+    from clir_jax.evaluation.retrieval import saved_at
     from clir_jax.mesh import make_mesh
-    from clir_jax.models import hub
     from clir_jax.training.initial import load_model
-    from clir_jax.training.kinds import RETRIEVER, kind_at, on_mesh, pair_scorer
+    from clir_jax.training.kinds import on_mesh, pair_scorer
 
-    saved = saved_at(given.model)
-    if kind_at(hub.locate(saved)) in (None, RETRIEVER):
-        _refuse_candidates(given, "a retriever")
-        return measure_saved(given.model, collection, metrics, depth)
     if given.candidates:
         found = read_candidates(given.candidates, ".", collection, depth)
     else:
         found = bm25_candidates(collection, depth)
     mesh = make_mesh()
-    scorer = pair_scorer(on_mesh(load_model(saved), mesh), mesh)
+    scorer = pair_scorer(on_mesh(load_model(saved_at(given.model)), mesh), mesh)
     with rich.progress.Progress(transient=True) as bar:
         task = bar.add_task("pairs", total=None)
-        return measure_reranked(
+        measured = measure_reranked(
             scorer, collection, found, metrics,
             lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
+    for told in scorer.told(collection.language):
+        print(told, file=sys.stderr)
+    return measured
 
 
 def _refuse_candidates(given: argparse.Namespace, what: str) -> None:

@@ -24,8 +24,10 @@ alike in both languages:
 import argparse
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from clir_jax.command import Parser, carry_out, new_file
+from clir_jax.config_types import named, require
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--model", required=True, help="a generator: a run, or a directory that clir_jax saved")
     add("--corpus", required=True, help="JSON lines with _id, title and text")
     add("--output", required=True, metavar="FILE", help="JSON lines; RankingJSONL reads them")
-    add("--languages", required=True, nargs="+", help="of the questions, the rankings' own first")
+    add(
+        "--languages",
+        required=True,
+        nargs="+",
+        help="of the questions, the rankings' own first; a record has a question in each, so that "
+        "a command for each language keeps more of them",
+    )
     add("--on-bad-record", choices=["error", "skip"], default="error")
     add("--seed", type=int, default=0, help="of what is drawn by chance")
     add("--beams", type=int, help="search on so many beams, in the place of drawing")
@@ -56,14 +64,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _add_options(parser: Parser) -> None:
     """The options of ``Generate``, by its names; its defaults hold for what is not given."""
     add = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
-    add("--each", type=int, help="questions a passage and language (1)")
+    add("--each", type=int, help="questions a passage and language (1); not with --beams")
     add("--sample", type=int, help="write for so many passages, drawn by chance (all)")
     add("--round-trip", help="a retriever, or bm25, that must find a question's passage again")
     add("--round-trip-depth", type=int, help="among its first so many (10)")
     add(
         "--round-trip-languages",
         nargs="*",
-        help="whose questions must find it (all); without a language, it is only measured",
+        help="whose questions must find it (all); without a language, it is only measured. While "
+        "the output is unfinished, --round-trip and what begins so may be changed: no question is "
+        "written again",
     )
 
 
@@ -73,37 +83,80 @@ def _generate(given: argparse.Namespace) -> int:
     from clir_jax.models.generator import Beam, Sample
 
     output = new_file(given.output)
+    _check(given)
     options = {f: getattr(given, f) for f in Generate.__dataclass_fields__ if hasattr(given, f)}
     for name in ("languages", "round_trip_languages"):
         if name in options:
             options[name] = tuple(options[name])
-    drawn = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p")}
-    drawn = {name: value for name, value in drawn.items() if value is not None}
-    if given.beams is not None and drawn:
-        name, value = next(iter(drawn.items()))
-        raise ValueError(
-            f"--beams {given.beams} searches, and --{name.replace('_', '-')} {value} draws; write "
-            "one of them"
-        )
     if given.beams is not None:
         options["decoding"] = Beam(given.beams)
-    elif drawn:
+    elif drawn := _drawn(given):
         options["decoding"] = Sample(**{"top_k": 10, **drawn})
     options |= {"corpus": CorpusJSONL(given.corpus, on_bad_record=given.on_bad_record)}
     work = Generate("questions", **options)
     # Imported late: --help and mistakes in the options need none of it.
     from clir_jax.evaluation.retrieval import saved_at
     from clir_jax.models import hub
+    from clir_jax.models.generator_files import refuse_plain_t5
     from clir_jax.training.alone import write_records
     from clir_jax.training.kinds import kind_at
 
-    if kind_at(hub.locate(saved_at(given.model))) is None:
+    directory = hub.locate(saved_at(given.model))
+    if kind_at(directory) is None:
+        refuse_plain_t5(directory)
         raise ValueError(
             f"--model {given.model}: this is no generator that clir_jax has saved; give a run that "
-            "trained one, or its model/, and train one first if this is a T5"
+            "trained one, or its model/"
         )
     write_records("generate", work, output, given.seed)
     return 0
+
+
+def _drawn(given: argparse.Namespace) -> dict[str, Any]:
+    """The options of ``Sample`` that are given."""
+    drawn = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p")}
+    return {name: value for name, value in drawn.items() if value is not None}
+
+
+def _check(given: argparse.Namespace) -> None:
+    """Refuse options that do not go together, by the names that they have here.
+
+    Raises:
+      ValueError: one sentence for a person.
+    """
+    distinct = len(set(given.languages)) == len(given.languages)
+    require(distinct, "--languages", " ".join(given.languages), "different languages")
+    for name in ("each", "sample", "round_trip_depth"):
+        value = getattr(given, name, None)
+        require(value is None or value >= 1, _option(name), value, "at least 1")
+    for name, value in _drawn(given).items():
+        if given.beams is not None:
+            raise ValueError(
+                f"--beams {given.beams} searches, and {_option(name)} {value} draws; write one of "
+                "them"
+            )
+    each = getattr(given, "each", 1)
+    if given.beams is not None and each > 1:
+        raise ValueError(
+            f"--beams {given.beams} finds one question, and --each {each} wants {each}; leave "
+            "--beams out to draw them, or write --each 1"
+        )
+    for name in ("round_trip_depth", "round_trip_languages"):
+        if hasattr(given, name) and not hasattr(given, "round_trip"):
+            raise ValueError(
+                f"{_option(name)} is of a round trip, and nothing is searched; name a retriever as "
+                "--round-trip, or leave it out"
+            )
+    for language in getattr(given, "round_trip_languages", ()):
+        if language not in given.languages:
+            raise ValueError(
+                f"--round-trip-languages {language}: questions are written in "
+                f"{named(given.languages)}; write some of these"
+            )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ where a task of student.py distils the scores:
 import argparse
 from collections.abc import Sequence
 
-from clir_jax.command import SAVED, Parser, carry_out, new_file
+from clir_jax.command import ANY_SAVED, Parser, carry_out, new_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,15 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "--model",
-        required=True,
-        help=f"a cross-encoder, a generator or a retriever: {SAVED}",
-    )
+    add("--model", required=True, help=ANY_SAVED)
     add("--input", required=True, metavar="FILE", help="JSON lines, as clir_jax.mine writes them")
     add("--output", required=True, metavar="FILE", help="the same lines with scores")
-    add("--language", default="en", help='of "query" in the lines')
-    add("--query-language", default="", help='the model reads questions in: one of "queries"')
+    add("--language", default="en", help='of "query" in the lines (en); a generator is told it')
+    add(
+        "--query-language",
+        default="",
+        help='the model reads questions in, and a generator is told: one of "queries" (--language)',
+    )
     add("--on-bad-record", choices=["error", "skip"], default="error")
     given = parser.parse_args(arguments)
     return carry_out(

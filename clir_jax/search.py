@@ -123,11 +123,15 @@ def _scorer(given: argparse.Namespace) -> Any:
     from clir_jax.evaluation.retrieval import saved_at
     from clir_jax.mesh import make_mesh
     from clir_jax.models import hub
+    from clir_jax.models.generator_files import refuse_plain_t5
     from clir_jax.training.initial import load_model
     from clir_jax.training.kinds import RETRIEVER, kind_at, on_mesh, pair_scorer
 
     saved = saved_at(given.rerank)
-    if kind_at(hub.locate(saved)) in (None, RETRIEVER):
+    kind = kind_at(hub.locate(saved))
+    if kind is None:
+        refuse_plain_t5(hub.locate(saved))
+    if kind in (None, RETRIEVER):
         raise ValueError(
             f"--rerank {given.rerank}: this does not read a question and a passage together; name "
             "a cross-encoder or a generator, and a retriever as --model"
@@ -140,9 +144,12 @@ def _reranked(scorer: Any, collection: "Collection", found: Found) -> Found:
     from clir_jax.evaluation.reranking import rerank_texts
 
     with _log("rerank") as log:
-        return rerank_texts(
+        run = rerank_texts(
             scorer, collection, {q: list(own) for q, own in found.items()}, log.progress
         )
+        for told in scorer.told(collection.language):
+            log.say(told)
+    return run
 
 
 def _log(title: str) -> Any:
@@ -151,7 +158,7 @@ def _log(title: str) -> Any:
 
     from clir_jax.training.logging import WorkLog
 
-    return WorkLog(title, Console(stderr=True))
+    return WorkLog(title, Console(stderr=True, soft_wrap=True))
 
 
 def _show(console: Any, collection: "Collection", run: Found) -> None:

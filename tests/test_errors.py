@@ -378,7 +378,7 @@ DAMAGE = {
     "an artifact that changed": damaged(
         "train.tsv",
         lambda content: b"".join(reversed(content.splitlines(keepends=True))),
-        "stage 1/2 mined  artifact mined is built again: its source changed\n"
+        "stage 1/2 mined  artifact mined is built again: its source changed; lines removed: 16\n"
         "stage 1/2 mined  artifact mined: 48 passages found, of these\n"
         "   0  known to be relevant\n"
         "  16  more than are kept\n"

@@ -9,6 +9,8 @@ from clir_jax.data.rankings import RankingJSONL
 from clir_jax.generate import main
 from clir_jax.models.generator_files import save_generator
 from clir_jax.models.t5_files import save_t5
+from clir_jax.training import generating
+from clir_jax.training.logging import WorkLog
 from tests.models import test_generator_files as generators
 
 PASSAGES = {"p": "a b b", "q": "b a a b", "r": "a a b b"}
@@ -45,7 +47,8 @@ def test_a_beam_search_is_that_of_transformers(folder, capsys):
         with torch.no_grad():
             ids = model.generate(**prompt, num_beams=2, max_new_tokens=6, do_sample=False)
         question = loaded.tokenizer.backend.decode(ids[0].tolist(), skip_special_tokens=True)
-        if question.strip("▁ "):  # of equal questions the first
+        # Of equal questions the first; none without an end.
+        if question.strip("▁ ") and tokenizer.eos_token_id in ids[0]:
             expected.setdefault(" ".join(question.split()), text)
     written = [json.loads(line) for line in (folder / "asked.jsonl").read_text().splitlines()]
     assert {row["query"]: row["positives"] for row in written} == {
@@ -67,7 +70,22 @@ def test_a_beam_search_is_that_of_transformers(folder, capsys):
             "--beams 2 searches, and --top-p 0.9 draws; write one of them",
         ),
         (["--beams", "0"], "beam: beams is 0; write a whole number of at least 1"),
-        (["--each", "0"], "work questions: each is 0; it must be at least 1"),
+        (["--each", "0"], "--each is 0; it must be at least 1"),
+        (
+            ["--each", "2", "--beams", "2"],
+            "--beams 2 finds one question, and --each 2 wants 2; leave --beams out to draw them, "
+            "or write --each 1",
+        ),
+        (["--languages", "sw", "sw"], "--languages is 'sw sw'; it must be different languages"),
+        (
+            ["--round-trip-depth", "5"],
+            "--round-trip-depth is of a round trip, and nothing is searched; name a retriever as "
+            "--round-trip, or leave it out",
+        ),
+        (
+            ["--round-trip", "bm25", "--round-trip-languages", "so"],
+            "--round-trip-languages so: questions are written in sw; write some of these",
+        ),
         (
             ["--corpus", "corpora"],
             "corpora: there is no such file under data_root '.'; write a file that is there",
@@ -79,8 +97,13 @@ def test_a_beam_search_is_that_of_transformers(folder, capsys):
         ),
         (
             ["--model", "plain"],
-            "--model plain: this is no generator that clir_jax has saved; give a run that trained "
-            "one, or its model/, and train one first if this is a T5",
+            "plain: this is a T5, which nobody has trained to write questions or to score; train a "
+            "generator from it, as init of a stage whose model is a Generator, and give that run",
+        ),
+        (
+            ["--model", "nothing"],
+            "--model nothing: this is no generator that clir_jax has saved; give a run that "
+            "trained one, or its model/",
         ),
     ],
 )
@@ -89,8 +112,54 @@ def test_a_mistake_is_one_sentence(folder, options, sentence, capsys):
     save_generator(folder / "model", loaded)
     save_t5(folder / "plain", loaded.t5_config, loaded.params["t5"])
     loaded.tokenizer.save(folder / "plain")
+    (folder / "nothing").mkdir()
     assert main(["--model", "model", *OPTIONS, *options]) == 2
     assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+def test_options_may_be_corrected_where_nothing_is_lost(folder, monkeypatch, capsys):
+    config = dataclasses.replace(generators.CONFIG, vocab_size=5)
+    loaded = generators._generator(config)
+    spec = dataclasses.replace(loaded.spec, source_length=24, languages=("en",))
+    save_generator(folder / "run/model", dataclasses.replace(loaded, spec=spec))
+    monkeypatch.setattr(generating, "_BLOCK", 1)
+    command = ["--model", "run", *OPTIONS, "--each", "4", "--round-trip", "bm25"]
+    told = []
+
+    def stop(log, done, total):
+        told.append(done)
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(WorkLog, "progress", stop)
+        assert main(command) == 130
+    output = capsys.readouterr()
+    assert "the same command goes on" in output.err
+    # Once, as a line of the log; a warning would be an error.
+    assert output.out.splitlines() == [
+        "generate  artifact questions: the generator was trained for en, not for sw (Swahili); do "
+        "not rely on what it writes or scores there"
+    ]
+    written = folder / "asked.jsonl.unfinished/written/records.jsonl"
+    before = written.read_bytes()
+    assert before.count(b"\n") == 2
+    # Other questions: those that are there are not thrown away.
+    assert main([*command, "--top-k", "3"]) == 2
+    assert capsys.readouterr().err == (
+        "error: asked.jsonl.unfinished/written: an output was begun here (lines written: 2), and "
+        "its decoding.top_k changed from 10 to 3; write what was given before, to go on with it, "
+        "or remove this directory, to begin anew\n"
+    )
+    assert written.read_bytes() == before
+    # Another choice of the same: it goes on behind them.
+    del told[:]
+    with monkeypatch.context() as patched:
+        patched.setattr(WorkLog, "progress", lambda log, done, total: told.append(done))
+        assert main([*command, "--round-trip-languages"]) == 0
+    assert told[0] == 2
+    assert (folder / "asked.jsonl").stat().st_size > 0
+    assert not (folder / "asked.jsonl.unfinished").exists()
 
 
 def test_help_shows_the_whole_way(capsys):

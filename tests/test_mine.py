@@ -157,6 +157,13 @@ def test_stopped_and_started_again(command, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "mined.jsonl").exists()
     begun = tmp_path / "mined.jsonl.unfinished" / "unfinished" / "records.jsonl"
     assert len(begun.read_text().splitlines()) == 1
+    assert main([*options, "--seed", "1"]) == 2
+    assert capsys.readouterr().err == (
+        "error: mined.jsonl.unfinished: an output was begun here (lines written: 1), and its seed "
+        "changed; write what was given before, to go on with it, or remove this directory, to "
+        "begin anew\n"
+    )
+    assert len(begun.read_text().splitlines()) == 1
     assert main(options) == 0
     assert written(tmp_path) == [
         json.loads(line) for line in (tmp_path / "whole.jsonl").read_text().splitlines()

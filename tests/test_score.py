@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from clir_jax import evaluate
+from clir_jax import evaluate, search
 from clir_jax.data.rankings import RankingJSONL
 from clir_jax.evaluation.runs import read_run
 from clir_jax.models.cross_encoder import CrossEncoder, CrossEncoderModel
@@ -15,6 +15,7 @@ from clir_jax.models.cross_encoder_files import LoadedCrossEncoder, save_cross_e
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.formats import load_retriever
 from clir_jax.models.generator_files import save_generator
+from clir_jax.models.t5_files import save_t5
 from clir_jax.models.vocabulary import train_wordpiece
 from clir_jax.score import main
 from clir_jax.training import scoring
@@ -39,6 +40,12 @@ def _save_cross_encoder(folder):
     )
     graphdef, params = nnx.split(CrossEncoderModel(spec, config, rngs=nnx.Rngs(0)))
     save_cross_encoder(folder, LoadedCrossEncoder(spec, config, graphdef, params, tokenizer))
+
+
+def _save_t5(folder):
+    loaded = generators._generator()
+    save_t5(folder, loaded.t5_config, loaded.params["t5"])
+    loaded.tokenizer.save(folder)
 
 
 def _written(folder):
@@ -96,8 +103,7 @@ def test_of_a_generator(tmp_path, monkeypatch, capsys):
     long = "b b a" + " b b a" * 20
     row = {"query": "a b b", "positives": ["b a a"], "negatives": ["a a b b", "b", long]}
     (tmp_path / "rankings.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.warns(UserWarning, match=r"prompt of 40 tokens; it is cut at its end"):
-        assert main(["--model", "model", *OPTIONS]) == 0
+    assert main(["--model", "model", *OPTIONS]) == 0
     assert "1 of 4 passages read are cut to fit the prompt" in capsys.readouterr().out
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained("model").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained("model")
@@ -118,12 +124,14 @@ def test_of_a_generator(tmp_path, monkeypatch, capsys):
         (["--query-language", "fr"], "query_language is 'fr', and its source asks in sw, en"),
         (["--model", "./no/model"], "no such directory"),
         (["--output", "no/where"], "--output no/where: there is no such directory"),
+        (["--model", "t5"], "t5: this is a T5, which nobody has trained to write questions or to"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, monkeypatch, capsys, options, sentence):
     write_data(tmp_path)
     monkeypatch.chdir(tmp_path)
     _save_cross_encoder(tmp_path / "model")
+    _save_t5(tmp_path / "t5")
     assert main(["--model", "model", *OPTIONS, *options]) == 2
     told = capsys.readouterr().err
     assert sentence in told
@@ -160,6 +168,45 @@ def test_evaluate_reranks_what_is_named(tmp_path, monkeypatch, capsys):
     assert {name for name, _ in read_run("out.trec")["1"]} == {"a", "c"}  # by BM25
     assert evaluate.main(["--model", "bm25", *files, "--candidates", "first.trec"]) == 2
     assert "are reranked, and bm25 searches; leave them out" in capsys.readouterr().err
+
+
+def test_evaluate_tells_a_generator_the_language(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _save_t5(tmp_path / "t5")
+    loaded = generators._generator()  # of Swahili
+    spec = dataclasses.replace(loaded.spec, source_length=7, prompt="{language} {passage}")
+    loaded = dataclasses.replace(loaded, spec=spec)
+    save_generator(tmp_path / "model", loaded)
+    texts = {"a": "a b", "b": "b b a b a b a"}
+    lines = [json.dumps({"_id": name, "text": text}) for name, text in texts.items()]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    (tmp_path / "queries.tsv").write_text("1\ta\n")
+    (tmp_path / "qrels").write_text("1 0 a 1\n")
+    command = ["--corpus", "corpus.jsonl", "--queries", "queries.tsv", "--qrels", "qrels"]
+    command += ["--metrics", "RR@10", "--run-file", "out.trec"]
+    assert evaluate.main(["--model", "model", *command]) == 2
+    assert capsys.readouterr().err == (
+        "error: --language is missing, and a generator's prompt names the language of the queries; "
+        "write it, as in --language sw\n"
+    )
+    assert evaluate.main(["--model", "model", *command, "--language", "so"]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "the generator was trained for sw, not for so (Somali); do not rely on what it writes or "
+        "scores there",
+        "1 of 2 passages read are cut to fit the prompt",
+    ]
+    for module, options in (
+        (evaluate, ["--model", "t5", *command]),
+        (search, ["--model", "t5", "--corpus", "corpus.jsonl", "--query", "a"]),
+        (search, ["--model", "bm25", "--corpus", "corpus.jsonl", "--query", "a", "--rerank", "t5"]),
+    ):
+        assert module.main(options) == 2
+        assert "error: t5: this is a T5, which nobody has trained" in capsys.readouterr().err
+    command = ["--model", "bm25", "--corpus", "corpus.jsonl", "--query", "a", "--rerank", "model"]
+    assert search.main([*command, "--language", "so"]) == 0
+    found = [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]
+    assert found == [f"rerank {line}" for line in told]
 
 
 def test_what_searches_takes_no_cross_encoder(tmp_path):

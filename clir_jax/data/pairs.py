@@ -158,7 +158,7 @@ class QuestionTokenizer:
         content: bool = False,
         length: int | None = None,
     ) -> Likelihood:
-        """Tokenise a batch.
+        """Tokenise a batch; warns once of passages that are cut, and of languages.
 
         Args:
           kind: ``Likelihood``.
@@ -180,12 +180,23 @@ class QuestionTokenizer:
             )
         if content:
             raise ValueError("tokenizer: a generator scores every token; leave content out")
-        return self.read(texts, length=length)[0]
+        request, cut = self.read(texts, length=length)
+        # Each sentence once: training reads a text many times.
+        for language in dict.fromkeys(text[2] for text in texts):
+            if told := self.prompts.of_languages([language]):
+                _warn(told)
+        if cut.any():
+            _warn(
+                "a passage does not fit the generator's prompt of "
+                f"{self.prompts.spec.source_length} tokens; it is cut at its end, as all are that "
+                "are too long: raise source_length to have them read whole"
+            )
+        return request
 
     def read(
         self, texts: Sequence[tuple[str, str, str]], *, length: int | None = None
     ) -> tuple[Likelihood, Int[np.ndarray, " R"]]:
-        """Tokenise a batch, and count the pieces cut of each passage; warns of a cut once.
+        """Tokenise a batch, and count the pieces cut of each passage.
 
         Args:
           texts: R times a question, a passage and the code of the question's language.
@@ -199,16 +210,10 @@ class QuestionTokenizer:
         """
         passages, languages = [text[1] for text in texts], [text[2] for text in texts]
         source, cut = self.prompts.sources(passages, languages, length=length)
-        if cut.any():
-            _warn_of_cut(self.prompts.spec)
         return Likelihood(source, self.prompts.targets([text[0] for text in texts])), cut
 
 
 @functools.cache
-def _warn_of_cut(spec: Generator) -> None:
-    """Warn of long passages, once for each generator: training reads a text many times."""
-    warnings.warn(
-        f"a passage does not fit the generator's prompt of {spec.source_length} tokens; it is cut "
-        "at its end, as all are that are too long: raise source_length to have them read whole",
-        stacklevel=4,
-    )
+def _warn(text: str) -> None:
+    """Warn once of what does not change from batch to batch."""
+    warnings.warn(text, stacklevel=4)

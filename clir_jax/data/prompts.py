@@ -1,7 +1,6 @@
 """From passages and questions to what a generator reads and writes."""
 
 import functools
-import warnings
 from collections.abc import Sequence
 from typing import cast
 
@@ -57,6 +56,24 @@ class PromptTokenizer:
     def __init__(self, tokenizer: GeneratorTokenizer, spec: Generator) -> None:
         self.tokenizer = tokenizer
         self.spec = spec
+
+    def of_languages(self, languages: Sequence[str]) -> str:
+        """What to say of languages that the generator was not trained for; empty without any.
+
+        Args:
+          languages: codes.
+
+        Raises:
+          ValueError: if a language has no name.
+        """
+        known = self.spec.languages
+        new = [f"{x} ({language_name(x)})" for x in dict.fromkeys(languages) if x not in known]
+        if not known or not new:
+            return ""
+        return (
+            f"the generator was trained for {', '.join(known)}, not for {', '.join(new)}; do not "
+            "rely on what it writes or scores there"
+        )
 
     def sources(
         self, passages: Sequence[str], languages: Sequence[str], *, length: int | None = None
@@ -140,13 +157,7 @@ class PromptTokenizer:
 
 @functools.cache
 def _framed(spec: Generator, language: str) -> tuple[str, str]:
-    """What stands before and after the passage; warns of a language once."""
-    if spec.languages and language not in spec.languages:
-        warnings.warn(
-            f"the generator was trained to write in {', '.join(spec.languages)}, not in "
-            f"{language} ({language_name(language)}); its questions there may not be in it",
-            stacklevel=4,
-        )
+    """What stands before and after the passage."""
     before, after = spec.prompt.split("{passage}")
     name = language_name(language) if "{language}" in spec.prompt else ""
     return before.replace("{language}", name), after.replace("{language}", name)

@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -57,11 +56,12 @@ class PairScorer:
     mesh: Mesh
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
 
-    @property
-    def told(self) -> str:
-        """What to say of passages that were cut; empty if none was."""
-        cut, read = self.counts["cut"], self.counts["read"]
-        return f"{cut:,} of {read:,} passages read are cut to fit the prompt" if cut else ""
+    def of_language(self, language: str) -> str:
+        """What to say of a language that a generator was not trained for; empty of any other."""
+        reader = self.reader
+        return (
+            reader.prompts.of_languages([language]) if isinstance(reader, QuestionTokenizer) else ""
+        )
 
     def scores(
         self,
@@ -92,6 +92,10 @@ class PairScorer:
         progress(len(pairs), len(pairs))
         return found
 
+    def told(self, language: str) -> list[str]:
+        """What to say after queries in a language were scored: of the language, and of cuts."""
+        return [text for text in (self.of_language(language), of_cut(self.counts)) if text]
+
     def _request(self, pairs: Sequence[tuple[str, str]], language: str) -> Any:
         if not isinstance(self.reader, QuestionTokenizer):
             return self.reader.tokenize(self.kind, pairs)
@@ -109,6 +113,20 @@ class PairScorer:
         with jax.set_mesh(self.mesh):
             out = _score_step(self.graphdef, self.params, put_whole(block, self.mesh))
         return np.asarray(on_host(out), np.float32)
+
+
+def of_cut(counts: Mapping[str, int]) -> str:
+    """What to say of passages that were cut; empty if none was.
+
+    Args:
+      counts: as ``PairScorer`` counts.
+
+    Example:
+      >>> of_cut({"read": 1200, "cut": 3})
+      '3 of 1,200 passages read are cut to fit the prompt'
+    """
+    cut, read = counts.get("cut", 0), counts.get("read", 0)
+    return f"{cut:,} of {read:,} passages read are cut to fit the prompt" if cut else ""
 
 
 def read_candidates(path: str, data_root: str, collection: Collection, depth: int) -> Candidates:
@@ -161,8 +179,8 @@ def rerank_texts(
       progress: told the pairs that are done.
 
     Returns:
-      Passage ids and falling scores by query id; equal scores in the order of the candidates. A
-      warning counts the passages that were cut to fit a prompt.
+      Passage ids and falling scores by query id; equal scores in the order of the candidates.
+      ``scorer.told`` has what people are to be told then.
     """
     passages = dict(zip(collection.passage_ids, collection.passages, strict=True))
     listed = {
@@ -172,8 +190,6 @@ def rerank_texts(
     texts = dict(zip(collection.query_ids, collection.queries, strict=True))
     pairs = [(texts[query], passages[passage]) for query, own in listed.items() for passage in own]
     scores = iter(scorer.scores(pairs, collection.language, progress).tolist())
-    if scorer.told:
-        warnings.warn(scorer.told, stacklevel=2)
     found = {query: [(passage, next(scores)) for passage in own] for query, own in listed.items()}
     return {query: sorted(own, key=lambda entry: -entry[1]) for query, own in found.items()}
 

@@ -34,6 +34,7 @@ from clir_jax.models.foreign import (
     foreign_kind,
     read_foreign,
 )
+from clir_jax.models.generator_files import refuse_plain_t5
 from clir_jax.models.hub import PathLike, State, load_encoder, locate, resolve, save_encoder
 from clir_jax.models.projection import load_projection, projection_tensors
 from clir_jax.models.retriever import (
@@ -281,6 +282,7 @@ def _read_own(directory: Path) -> tuple[Described, dict[str, Any]]:
 
 
 def _refuse(directory: Path) -> NoReturn:
+    refuse_plain_t5(directory)
     raise ValueError(
         f"{directory}: no {FILE}, {MODULES} or {METADATA} here, so this is no retriever saved by "
         "clir_jax, sentence-transformers, PyLate or ColBERT; give a run, its model/, or a "

@@ -21,7 +21,7 @@ from clir_jax.models.generator import Generator, GeneratorModel
 from clir_jax.models.generator_tokenizer import GeneratorTokenizer, load_generator_tokenizer
 from clir_jax.models.hub import resolve
 from clir_jax.models.layout import PathLike, State
-from clir_jax.models.t5_config import T5Config
+from clir_jax.models.t5_config import MODEL_TYPES, T5Config
 from clir_jax.models.t5_files import load_t5, save_t5
 
 FILE = "clir_jax.json"
@@ -95,6 +95,24 @@ def is_generator(directory: Path) -> bool:
     """Whether a directory holds a generator of this library."""
     path = directory / FILE
     return path.is_file() and "generator" in read_json(path, dict)
+
+
+def refuse_plain_t5(directory: Path) -> None:
+    """Refuse a T5 where a model is to be used as it is: its scores and texts are of no training.
+
+    Args:
+      directory: of a model that is neither a generator nor of another kind.
+
+    Raises:
+      ValueError: if it is a T5.
+    """
+    path = directory / "config.json"
+    if path.is_file() and read_json(path, dict).get("model_type") in MODEL_TYPES:
+        raise ValueError(
+            f"{directory}: this is a T5, which nobody has trained to write questions or to score; "
+            "train a generator from it, as init of a stage whose model is a Generator, and give "
+            "that run"
+        )
 
 
 def load_generator(name: PathLike, *, shardings: Any = None, **overrides: Any) -> LoadedGenerator:

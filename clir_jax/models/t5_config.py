@@ -8,6 +8,8 @@ from clir_jax.models.encoder_config import DTYPES
 
 FEED_FORWARDS = ("relu", "gated-gelu")
 _CLASSES = {"t5": "T5ForConditionalGeneration", "mt5": "MT5ForConditionalGeneration"}
+MODEL_TYPES = tuple(_CLASSES)
+"""The values of ``model_type`` that are read."""
 _OWN = ("dtype", "remat")  # how we compute, not what the model is
 
 

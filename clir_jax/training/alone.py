@@ -15,7 +15,8 @@ from clir_jax.evaluation.retrieval import saved_at
 from clir_jax.files import replacing
 from clir_jax.mesh import make_mesh
 from clir_jax.models import hub
-from clir_jax.training.artifacts import RECORDS, Workplace, records_source
+from clir_jax.training.artifacts import Workplace, records_source
+from clir_jax.training.blocks import RECORDS
 from clir_jax.training.initial import load_model
 from clir_jax.training.kinds import on_mesh
 from clir_jax.training.logging import WorkLog
@@ -25,7 +26,8 @@ from clir_jax.training.works import carry_out
 def write_records(label: str, work: Mine | Score | Generate, output: Path, seed: int = 0) -> None:
     """Carry out a work on all devices, and publish its records once they are whole.
 
-    What is unfinished lies beside the output; the same call goes on with it.
+    What is unfinished lies beside the output, as OUTPUT.unfinished; the same call goes on with it.
+    A call with other settings is refused; a ``Generate`` may have another round trip.
 
     Args:
       label: of the progress.
@@ -34,8 +36,8 @@ def write_records(label: str, work: Mine | Score | Generate, output: Path, seed:
       seed: of what is chosen by chance.
 
     Raises:
-      ValueError: if the seed is out of range, or another process writes the output or has just
-        written it.
+      ValueError: if the seed is out of range, another process writes the output or has just
+        written it, or what is unfinished was begun with other settings.
     """
     require(0 <= seed < 2**31, "--seed", seed, "from 0 to 2147483647")
     with _claimed(output):

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,12 +29,15 @@ from clir_jax.evaluation.retrieval import Progress, TextEncoder
 from clir_jax.files import read_json, write_json
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.requests import Embeddings
+from clir_jax.training.blocks import RECORDS
 from clir_jax.training.kinds import LoadedModel, kind_of
 
 FORMAT = 1
 _Told = TypeVar("_Told", Embeddings, np.ndarray)
-_ABOUT, RECORDS = "about.json", "records.jsonl"
+_ABOUT = "about.json"
 _SAMPLED = 1000
+# Characters of a setting that fit into a sentence.
+_SHORT = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,11 +150,13 @@ def ensure(
     place: Workplace,
     inputs: Mapping[str, str],
     make: Callable[[Path], Mapping[str, Any]],
+    inside: str = "",
 ) -> str:
     """Make an artifact, unless it is there and fresh.
 
-    One that a kill interrupted is gone on with, if its inputs are still the same. One that is
-    damaged or was made of other inputs is made again, and ``place.say`` tells why.
+    One that a kill interrupted is gone on with, if its inputs are still the same. In a run, one
+    that is damaged or was made of other inputs is made again, and ``place.say`` tells why and what
+    is removed. Of what a command has left unfinished, nothing is removed: it is refused.
 
     Args:
       work: what makes it.
@@ -160,28 +165,39 @@ def ensure(
         people: ``"model"``.
       make: writes all files into a directory, which may hold what an interrupted call has left, and
         returns what is worth knowing of them.
+      inside: the name of a directory in it that is an artifact of its own: it stays when this one
+        is made again, which then costs little, so that a command may do it too.
 
     Returns:
       The hash of the content.
+
+    Raises:
+      DataError: if a command finds something unfinished that it cannot go on with.
     """
     directory = place.directory
-    fresh = {"format": FORMAT, "settings": _settings(work), "inputs": dict(inputs)}
-    about, reason = _look(directory, fresh)
+    fresh = _fresh(work, inputs)
+    about, reason = _look(directory, fresh, inside)
     if about is not None and "content" in about:
         return str(about["content"])
-    if reason:
-        place.say(f"artifact {work.name} is built again: {reason}")
     if about is None:
-        shutil.rmtree(directory, ignore_errors=True)
-        write_json(directory / _ABOUT, fresh)
+        _begin(work, place, fresh, reason, inside)
     facts = make(directory)
-    files = {str(p.relative_to(directory)): p for p in _files(directory) if p.name != _ABOUT}
+    named = {str(p.relative_to(directory)): p for p in _files(directory, inside)}
+    files = {name: path for name, path in named.items() if path.name != _ABOUT}
     content = _digest(f"{name} {_file_print(path)}" for name, path in files.items())
     sizes = {name: path.stat().st_size for name, path in files.items()}
     write_json(
         directory / _ABOUT, {**fresh, "facts": dict(facts), "files": sizes, "content": content}
     )
     return content
+
+
+def finished(
+    work: Work, place: Workplace, inputs: Mapping[str, str], inside: str = ""
+) -> str | None:
+    """The hash of the content that ``ensure`` would take; None where it would make something."""
+    about, _ = _look(place.directory, _fresh(work, inputs), inside)
+    return None if about is None else about.get("content")
 
 
 def records_source(directory: Path) -> RankingJSONL:
@@ -201,76 +217,6 @@ def content_print(directory: Path) -> str:
       DataError: if it is not written yet, or not all of it.
     """
     return str(_whole(directory)["content"])
-
-
-def write_rankings(
-    directory: Path,
-    records: Records,
-    block: int,
-    lists: Callable[[Sequence[Ranking], range], Iterable[tuple[Sequence[str], Any]]],
-    progress: Progress,
-) -> None:
-    """Write rankings with other negatives or scores as JSON lines, block by block.
-
-    It goes on behind the last whole block that is there, so that a block is always the same
-    records, and what is computed together does not depend on where a kill came.
-
-    Args:
-      directory: of the artifact.
-      records: rankings.
-      block: records of a block.
-      lists: gives of the records of a block, and their numbers, the negatives and the scores (or
-        None) of each.
-      progress: told the records that are done.
-    """
-    language = records.languages[0]
-
-    def lines(rows: range) -> Iterator[str]:
-        read: list[Any] = [records[row] for row in rows]
-        for record, (negatives, scores) in zip(read, lists(read, rows), strict=True):
-            yield _line(record, language, negatives, scores)
-
-    write_blocks(directory / RECORDS, len(records), block, lines, progress)
-
-
-def write_blocks(
-    path: Path,
-    total: int,
-    block: int,
-    lines: Callable[[range], Iterable[str]],
-    progress: Progress,
-) -> None:
-    """Write lines, block by block, behind the last whole block that is there.
-
-    Args:
-      path: of the file.
-      total: lines.
-      block: lines of a block.
-      lines: gives those of these numbers.
-      progress: told the lines that are done.
-
-    Raises:
-      DataError: if there are more or fewer lines at the end.
-    """
-    for start in range(_cut(path, total, block), total, block):
-        progress(start, total)
-        text = "".join(lines(range(start, min(start + block, total))))
-        with open(path, "ab") as file:
-            file.write(text.encode())
-    with open(path, "rb") as file:
-        there = sum(1 for _ in file)
-    if there != total:
-        raise DataError(
-            f"{path}: {there:,} lines are there, and {total:,} belong there, as if two processes "
-            f"had written them; remove {path.parent}, and start again with one"
-        )
-    progress(total, total)
-
-
-def written_lines(directory: Path) -> Iterator[dict[str, Any]]:
-    """The objects that ``write_rankings`` has written."""
-    with open(directory / RECORDS, encoding="utf-8") as file:
-        yield from map(json.loads, file)
 
 
 def model_print(directory: Path) -> str:
@@ -317,10 +263,36 @@ def _sample(records: Records | Sequence[str]) -> list[str]:
     return [str(len(records)), *(repr(records[int(row)]) for row in rows)]
 
 
-def _settings(work: Work) -> dict[str, Any]:
-    """The work as ``config.json`` has it."""
+def _fresh(work: Work, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What ``about.json`` says before the content is there; the work as ``config.json`` has it."""
     settings: dict[str, Any] = json.loads(config_files.to_json(work))
-    return settings
+    return {"format": FORMAT, "settings": settings, "inputs": dict(inputs)}
+
+
+def _begin(work: Work, place: Workplace, fresh: dict[str, Any], reason: str, inside: str) -> None:
+    """Remove what cannot be gone on with, and say so, or refuse to."""
+    directory = place.directory
+    lines = max((_lines(p) for p in _files(directory, inside) if p.name == RECORDS), default=0)
+    if reason and place.run is None and not inside:
+        raise DataError(
+            f"{directory}: an output was begun here (lines written: {lines:,}), and {reason}; "
+            "write what was given before, to go on with it, or remove this directory, to begin anew"
+        )
+    if reason:
+        cheap = inside or not lines
+        removed = "" if cheap else f"; lines removed: {lines:,}"
+        place.say(f"artifact {work.name} is built again: {reason}{removed}")
+    for path in directory.iterdir() if directory.exists() else ():
+        if path.is_file():
+            path.unlink()
+        elif path.name != inside:
+            shutil.rmtree(path)
+    write_json(directory / _ABOUT, fresh)
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
 
 
 def _whole(directory: Path) -> dict[str, Any]:
@@ -334,18 +306,19 @@ def _whole(directory: Path) -> dict[str, Any]:
     return about
 
 
-def _look(directory: Path, fresh: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+def _look(directory: Path, fresh: dict[str, Any], inside: str) -> tuple[dict[str, Any] | None, str]:
     """What there is of an artifact: its ``about.json`` if it can be used, else why it cannot."""
     path = directory / _ABOUT
     if not path.exists():
-        return None, f"{_ABOUT} is missing" if _files(directory) else ""
+        return None, f"{_ABOUT} is missing" if _files(directory, inside) else ""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
             return None, f"its format is {about['format']}, and this version writes {FORMAT}"
         if about["settings"] != fresh["settings"]:
             key = config_files.first_difference(about["settings"], fresh["settings"])
-            return None, f"its {key} changed"
+            old, new = (_value(each["settings"], key) for each in (about, fresh))
+            return None, f"its {key} changed" + (f" from {old} to {new}" if old and new else "")
         for name in (*about["inputs"], *fresh["inputs"]):
             if about["inputs"].get(name) != fresh["inputs"].get(name):
                 return None, f"its {name} changed"
@@ -360,32 +333,21 @@ def _look(directory: Path, fresh: dict[str, Any]) -> tuple[dict[str, Any] | None
     return about, ""
 
 
-def _line(record: Ranking, language: str, negatives: Sequence[str], scores: Any) -> str:
-    """One line for ``RankingJSONL``."""
-    others = {x: text for x, text in record.queries.items() if x != language}
-    row: dict[str, Any] = {"query": record.queries[language]}
-    row |= {"queries": others} if others else {}
-    row |= {"positives": [p.text for p in record.positives], "negatives": list(negatives)}
-    row |= {} if scores is None else {"scores": [float(score) for score in scores]}
-    return json.dumps(row, ensure_ascii=False) + "\n"
+def _value(settings: Any, key: str) -> str:
+    """What a dotted path of settings holds, as JSON; empty if it is long, or there is no such."""
+    try:
+        for part in key.split("."):
+            settings = settings[int(part) if isinstance(settings, list) else part]
+    except (LookupError, TypeError, ValueError):
+        return ""
+    text = json.dumps(settings, ensure_ascii=False)
+    return text if len(text) <= _SHORT else ""
 
 
-def _cut(path: Path, total: int, block: int) -> int:
-    """Cut a file of lines behind its last whole block, and tell how many lines it has then."""
-    ends = [0]
-    with open(path, "ab+") as file:
-        file.seek(0)
-        for line in file:
-            if line.endswith(b"\n"):
-                ends.append(ends[-1] + len(line))
-        done = len(ends) - 1
-        done -= done % block if done < total else 0
-        file.truncate(ends[done])
-    return done
-
-
-def _files(directory: Path) -> list[Path]:
-    return sorted(p for p in directory.rglob("*") if p.is_file() and p.suffix != ".part")
+def _files(directory: Path, inside: str = "") -> list[Path]:
+    """All files but those of the artifact inside."""
+    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.suffix != ".part")
+    return [path for path in files if path.relative_to(directory).parts[0] != inside]
 
 
 def _file_print(path: Any) -> str:

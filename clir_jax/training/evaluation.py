@@ -55,6 +55,7 @@ class StageEvaluation:
         self._stage, self._label, self._mesh, self._log = stage, label, mesh, log
         self._student, self._teachers = parts.student, parts.teachers
         self._kept = Kept(_KEPT_BYTES)
+        self._said: set[str] = set()
         self._directory = directory / "evaluation"
         if stage.evaluate is not None:
             self._evaluate: Evaluate = stage.evaluate
@@ -156,6 +157,9 @@ class StageEvaluation:
             measured[name] = measure_reranked(
                 scorer, collection, self._candidates[name], self._evaluate.metrics, progress
             )
+            for told in scorer.told(collection.language):
+                self._say_once(f"{self._label}: {system}  {name}  {told}")
+            scorer.counts.clear()
             self._write_run(f"{label}-{name}", measured[name].run, system)
         return measured
 
@@ -179,6 +183,11 @@ class StageEvaluation:
             for name, result in measured.items()
             for metric, value in result.values.items()
         ]
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._log.say(text)
 
     def _sentence(self, system: str, measured: Mapping[str, Measured]) -> str:
         told: dict[str, list[str]] = {}

@@ -1,6 +1,7 @@
 """Who says which of the passages found are relevant after all: any kind of model, or BM25."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -58,9 +59,9 @@ class PairJudge:
         return np.split(scores, np.cumsum([len(own) for own in lists])[:-1])
 
     @property
-    def told(self) -> str:
-        """What to say of passages that were cut; empty if none was."""
-        return self._scorer.told
+    def counts(self) -> Counter[str]:
+        """Of a generator's passages, how many were read and cut so far; empty of others."""
+        return self._scorer.counts
 
 
 def relative(positive: float, share: float) -> float:

@@ -13,17 +13,22 @@ import numpy as np
 from clir_jax.config import FromStage, Mine
 from clir_jax.data.reading import DataError
 from clir_jax.data.records import Ranking, Records
+from clir_jax.evaluation.reranking import of_cut
 from clir_jax.evaluation.retrieval import TextEncoder
-from clir_jax.files import read_json, replacing, write_json
+from clir_jax.files import replacing
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.training.artifacts import (
-    RECORDS,
     Workplace,
     check_finite,
     check_language,
     ensure,
     searcher_print,
     source_print,
+)
+from clir_jax.training.blocks import (
+    RECORDS,
+    note_counts,
+    summed_counts,
     write_rankings,
     written_lines,
 )
@@ -41,7 +46,7 @@ _FOUND = 2**23
 # A judge that reads pairs takes longer than the search, and a kill loses what it has read of a
 # block.
 _READ_BLOCK = 1024
-_COUNTS, _UNFINISHED = "counts.json", "unfinished"
+_COUNTS, _JUDGED, _UNFINISHED = "counts.json", "judged.json", "unfinished"
 
 
 def mine(work: Mine, place: Workplace) -> str:
@@ -103,15 +108,17 @@ def _search(work: Mine, place: Workplace, records: Records, directory: Path) -> 
         before += len(corpus.texts)
 
     miner = Miner(work, place.seed, records, corpus, searcher, judge)
-    file = directory / _COUNTS
+    read = judge.counts if isinstance(judge, PairJudge) else Counter()
 
     def lists(block: Sequence[Ranking], rows: range) -> Iterator[tuple[list[str], None]]:
         counts: Counter[str] = Counter()
+        read.clear()
         chosen = miner.negatives(
             block, rows, counts, lambda done, of: progress(rows.start + len(rows) * done // of)
         )
-        told = read_json(file, dict) if file.exists() else {}
-        write_json(file, {**told, str(rows.start): counts})
+        note_counts(directory / _COUNTS, rows.start, counts)
+        if read:
+            note_counts(directory / _JUDGED, rows.start, read)
         for own in chosen:
             yield [corpus.texts[n] for n in own], None
 
@@ -121,8 +128,6 @@ def _search(work: Mine, place: Workplace, records: Records, directory: Path) -> 
     if isinstance(searcher, LexicalSearcher):
         size = min(size, max(1, _FOUND // min(work.depth, corpus.searched)))
     write_rankings(unfinished, records, size, lists, progress)
-    if isinstance(judge, PairJudge) and judge.told:
-        place.say(f"artifact {work.name}: {judge.told}")
 
 
 def _searcher(work: Mine, place: Workplace, corpus: Corpus, directory: Path) -> Searcher:
@@ -147,6 +152,8 @@ def _judge(
         return _stored(work, model, encoder, corpus, directory / _UNFINISHED / "judge")
     language = work.judge_language or work.query_language or language
     scorer, check = pair_scorer(loaded, place.mesh), functools.partial(check_finite, work, model)
+    if told := scorer.of_language(language):
+        place.say(f"artifact {work.name}: {told}")
     return PairJudge(scorer, corpus.texts, language, check)
 
 
@@ -161,11 +168,11 @@ def _finish(work: Mine, directory: Path) -> None:
     """Move what was written into its place, without the records that are to be dropped."""
     unfinished = directory / _UNFINISHED
     if not any(line["negatives"] for line in written_lines(unfinished)):
-        counts, found = _sums(directory)
+        counts = summed_counts(directory / _COUNTS)
         reasons = ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)
         raise DataError(
-            f"work {work.name}: no question is left a negative of the {found:,} passages that "
-            f"{work.model} finds ({reasons or 'none'}); search another corpus, deeper, with "
+            f"work {work.name}: no question is left a negative of the {counts.total():,} passages "
+            f"that {work.model} finds ({reasons or 'none'}); search another corpus, deeper, with "
             "another model or with fewer filters"
         )
     with replacing(directory / RECORDS) as file, open(file, "w", encoding="utf-8") as lines:
@@ -176,9 +183,12 @@ def _finish(work: Mine, directory: Path) -> None:
 
 def _tell(work: Mine, place: Workplace, directory: Path, records: int) -> dict[str, Any]:
     """Say what became of the passages, and where negatives are fewer than wanted."""
-    counts, found = _sums(directory)
-    table = [f"{counts[what]:>{len(f'{found:,}') + 2},}  {what}" for what in counts]
-    place.say("\n".join([f"artifact {work.name}: {found:,} passages found, of these", *table]))
+    counts, read = summed_counts(directory / _COUNTS), summed_counts(directory / _JUDGED)
+    found = f"{counts.total():,}"
+    table = [f"{counts[what]:>{len(found) + 2},}  {what}" for what in counts]
+    place.say("\n".join([f"artifact {work.name}: {found} passages found, of these", *table]))
+    if told := of_cut(read):
+        place.say(f"artifact {work.name}: {told}")
     numbers = np.asarray([len(line["negatives"]) for line in written_lines(directory)])
     short = int((numbers < work.negatives).sum()) + records - len(numbers)
     none = int((numbers == 0).sum()) + records - len(numbers)
@@ -188,13 +198,5 @@ def _tell(work: Mine, place: Workplace, directory: Path, records: int) -> dict[s
             f"{work.negatives} negatives, {none:,} of them none"
             + (", which are left out" if none and work.drop_empty else "")
         )
-    return {"records": len(numbers), "negatives": int(numbers.sum()), "passages": counts}
-
-
-def _sums(directory: Path) -> tuple[dict[str, int], int]:
-    """How many passages became what, and how many there were."""
-    counts: Counter[str] = Counter()
-    for block in read_json(directory / _COUNTS, dict).values():
-        for what, number in block.items():
-            counts[what] += number
-    return dict(counts), sum(counts.values())
+    facts = {"records": len(numbers), "negatives": int(numbers.sum()), "passages": counts}
+    return facts | ({"judged": read} if read else {})

@@ -1,6 +1,7 @@
 """``Score``: rankings with a model's score of every passage."""
 
 import functools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float
 
 from clir_jax.config import Score
 from clir_jax.data.records import Ranking
-from clir_jax.evaluation.reranking import PairScorer
+from clir_jax.evaluation.reranking import PairScorer, of_cut
 from clir_jax.evaluation.retrieval import TextEncoder
 from clir_jax.mesh import row_shards
 from clir_jax.models.formats import LoadedRetriever
@@ -25,8 +26,8 @@ from clir_jax.training.artifacts import (
     ensure,
     model_print,
     source_print,
-    write_rankings,
 )
+from clir_jax.training.blocks import note_counts, summed_counts, write_rankings
 from clir_jax.training.kinds import pair_scorer
 
 # Records scored together: their questions against every passage of any of them, which costs a
@@ -34,12 +35,14 @@ from clir_jax.training.kinds import pair_scorer
 _BLOCK = 64
 # Passages come in blocks of any size; a few shapes of them are compiled.
 _STEP = 32
+_COUNTS = "counts.json"
 
 
 def score(work: Score, place: Workplace) -> str:
     """Write the source with the model's scores of positives and negatives.
 
-    Scores are float32: see ``config.Score``.
+    Scores are float32: see ``config.Score``. Of a generator it is told if it was not trained for
+    the language, and told and kept how many passages it has read and how many of them were cut.
 
     Args:
       work: what to do.
@@ -62,23 +65,31 @@ def score(work: Score, place: Workplace) -> str:
         check_language(work, "query_language", records)
         language = work.query_language or records.languages[0]
         model = place.load_model(work.model, None)
-        scorer = None
+        counts: Counter[str] = Counter()
         if isinstance(model, LoadedRetriever):
             encoder = TextEncoder.of(model, place.mesh)
             scored = functools.partial(_scores, work, encoder)
         else:
             scorer = pair_scorer(model, place.mesh)
+            counts = scorer.counts
+            if told := scorer.of_language(language):
+                place.say(f"artifact {work.name}: {told}")
             scored = functools.partial(_pair_scores, work, scorer)
 
         def lists(block: Sequence[Ranking], rows: range) -> Iterator[tuple[list[str], Any]]:
+            counts.clear()
             scores = scored(block, language)
+            if counts:
+                note_counts(directory / _COUNTS, rows.start, counts)
             for record, own in zip(block, scores, strict=True):
                 yield [passage.text for passage in record.negatives], own
 
         write_rankings(directory, records, _BLOCK, lists, place.progress)
-        if scorer is not None and scorer.told:
-            place.say(f"artifact {work.name}: {scorer.told}")
-        return {"records": len(records), "language": records.languages[0]}
+        facts = {"records": len(records), "language": records.languages[0]}
+        read = summed_counts(directory / _COUNTS)
+        if told := of_cut(read):
+            place.say(f"artifact {work.name}: {told}")
+        return facts | ({"passages": read} if read else {})
 
     return ensure(work, place, inputs, make)
 

@@ -80,13 +80,13 @@ def test_empty_texts_and_unknown_languages_are_refused(prompts):
             call()
 
 
-def test_languages_out_of_training_get_one_warning(theirs):
+def test_languages_out_of_training_are_named(theirs, prompts):
+    tokenizer = load_generator_tokenizer(theirs[1])
     spec = Generator(prompt="Ask in {language}: {passage}", languages=("sw", "so"))
-    prompts = PromptTokenizer(load_generator_tokenizer(theirs[1]), spec)
-    prompts.sources(["a"], ["sw"])
-    with pytest.warns(UserWarning, match=r"to write in sw, so, not in ha \(Hausa\)") as caught:
-        prompts.sources(["a", "b", "c"], ["ha", "so", "ha"])
-    assert len(caught) == 1
+    told = PromptTokenizer(tokenizer, spec).of_languages(["sw", "ha", "so", "ha", "en"])
+    assert told.startswith("the generator was trained for sw, so, not for ha (Hausa), en (English)")
+    assert PromptTokenizer(tokenizer, spec).of_languages(["sw", "so"]) == ""
+    assert prompts.of_languages(["ha"]) == ""  # of which nobody knows what it was trained for
 
 
 def test_names_are_those_of_the_languages():

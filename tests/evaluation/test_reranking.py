@@ -31,6 +31,10 @@ def test_training_is_warned_of_the_first_passage_that_is_cut():
     with pytest.warns(UserWarning, match=WARNING):
         reader.tokenize(Likelihood, [("a", "a b b a b a", "sw")] * 2)
     reader.tokenize(Likelihood, [("a", "a b b a b a", "sw")])  # once is enough
+    with pytest.warns(UserWarning, match=r"trained for sw, not for ha \(Hausa\)") as caught:
+        reader.tokenize(Likelihood, [("a", "a b", "ha"), ("a", "a b", "sw"), ("b", "a", "ha")])
+    assert len(caught) == 1
+    reader.tokenize(Likelihood, [("a", "a b", "ha")])
 
 
 def test_passages_cut_for_reranking_are_counted(monkeypatch):
@@ -45,8 +49,9 @@ def test_passages_cut_for_reranking_are_counted(monkeypatch):
         PairScorer, "_score", lambda self, request: np.zeros(len(request.source.ids), np.float32)
     )
     candidates = {query: [(name, 0.0) for name in own] for query, own in rows.items()}
-    with (
-        pytest.warns(UserWarning, match=WARNING),
-        pytest.warns(UserWarning, match="^3 of 6 passages read are cut to fit the prompt$"),
-    ):
-        rerank_texts(scorer, collection, candidates, lambda done, total: None)
+    rerank_texts(scorer, collection, candidates, lambda done, total: None)
+    cut = "3 of 6 passages read are cut to fit the prompt"
+    assert scorer.told("sw") == [cut]
+    unknown, same = scorer.told("ha")
+    assert unknown.startswith("the generator was trained for sw, not for ha (Hausa)")
+    assert same == cut

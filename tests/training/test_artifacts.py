@@ -1,5 +1,6 @@
 """Artifacts: made once, gone on with, made again when they are stale, and the log says why."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -15,11 +16,12 @@ from clir_jax.data.sources import Atlas, Mixture, TextLines
 from clir_jax.training.artifacts import (
     content_print,
     ensure,
+    finished,
     model_print,
     records_source,
     source_print,
-    write_rankings,
 )
+from clir_jax.training.blocks import write_rankings
 from tests.training.workshop import (
     CORPUS,
     RANKINGS,
@@ -107,7 +109,7 @@ def test_the_content_decides_the_hash(shop):
     assert hashed("a", "content") == hashed("b", "content") != hashed("c", "Content")
 
 
-@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize(
     ("work", "inputs", "reason"),
     [
@@ -115,20 +117,26 @@ def test_the_content_decides_the_hash(shop):
         (WORK, {"model": "m1", "source": "s2"}, "its source changed"),
         (WORK, {"model": "m1"}, "its source changed"),
         (WORK, {**INPUTS, "corpus": "c1"}, "its corpus changed"),
-        (dataclasses.replace(WORK, negatives=3), INPUTS, "its negatives changed"),
+        (dataclasses.replace(WORK, negatives=3), INPUTS, "its negatives changed from 8 to 3"),
         (
             dataclasses.replace(WORK, corpus=TextLines("corpus.txt", "fr")),
             INPUTS,
-            "its corpus.language changed",
+            'its corpus.language changed from "en" to "fr"',
+        ),
+        # The settings have other fields now, and too much to say.
+        (
+            dataclasses.replace(WORK, corpus=Retrieval("c.jsonl", "q.tsv", "r.trec", "en")),
+            INPUTS,
+            "its corpus changed",
         ),
     ],
 )
-def test_of_other_inputs_it_is_begun_anew(shop, finished, work, inputs, reason):
+def test_of_other_inputs_it_is_begun_anew(shop, whole, work, inputs, reason):
     def killed(directory):
         make(directory, "old")
         raise Killed
 
-    if finished:
+    if whole:
         ensure(WORK, shop.place("mined"), INPUTS, make)
     else:
         with pytest.raises(Killed):
@@ -142,6 +150,68 @@ def test_of_other_inputs_it_is_begun_anew(shop, finished, work, inputs, reason):
     ensure(work, shop.place("mined"), inputs, from_nothing)
     assert shop.said == [f"artifact mined is built again: {reason}"]
     ensure(work, shop.place("mined"), inputs, refuse)
+
+
+def test_lines_that_are_removed_are_told(shop):
+    def write(directory):
+        (directory / "unfinished").mkdir()
+        (directory / "unfinished" / "records.jsonl").write_text("{}\n" * 1234)
+        raise Killed
+
+    for model in ("m1", "m2"):
+        with pytest.raises(Killed):
+            ensure(WORK, shop.place("mined"), {**INPUTS, "model": model}, write)
+    told = "artifact mined is built again: its model changed; lines removed: 1,234"
+    assert shop.said == [told]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_command_removes_nothing(shop, whole):
+    def write(directory):
+        (directory / "records.jsonl").write_text("{}\n" * 3)
+        if not whole:
+            raise Killed
+        return {"language": "sw"}
+
+    place = dataclasses.replace(shop.place("mined"), run=None)
+    with contextlib.nullcontext() if whole else pytest.raises(Killed):
+        ensure(WORK, place, INPUTS, write)
+    before = bytes_of(place.directory)
+    with pytest.raises(DataError) as error:
+        ensure(dataclasses.replace(WORK, depth=50), place, INPUTS, refuse)
+    assert str(error.value) == (
+        f"{place.directory}: an output was begun here (lines written: 3), and its depth changed "
+        "from 100 to 50; write what was given before, to go on with it, or remove this directory, "
+        "to begin anew"
+    )
+    assert bytes_of(place.directory) == before
+    (place.directory / "about.json").write_text("{")
+    with pytest.raises(DataError, match=r"about\.json cannot be read; write what was given before"):
+        ensure(WORK, place, INPUTS, refuse)
+
+
+def test_what_is_an_artifact_of_its_own_stays(shop):
+    place = shop.place("mined")
+    inner = dataclasses.replace(place, directory=place.directory / "inner")
+    ensure(WORK, inner, INPUTS, make)
+    content = ensure(WORK, place, INPUTS, make, "inner")
+    assert (
+        finished(WORK, place, INPUTS, "inner")
+        == content
+        == ensure(WORK, shop.place("other"), INPUTS, make)
+    )
+    changed = dataclasses.replace(WORK, negatives=3)
+    assert finished(changed, place, INPUTS, "inner") is None
+    (place.directory / "old").mkdir()
+
+    def look(directory):
+        assert sorted(path.name for path in directory.iterdir()) == ["about.json", "inner"]
+        return make(directory)
+
+    # What costs little is made again by a command too.
+    ensure(changed, dataclasses.replace(place, run=None), INPUTS, look, "inner")
+    assert shop.said == ["artifact mined is built again: its negatives changed from 8 to 3"]
+    assert ensure(WORK, inner, INPUTS, refuse) == content
 
 
 def damage(name, text):
@@ -208,53 +278,6 @@ def test_a_work_inside_rounds_has_its_settings_too(shop):
     assert about["settings"]["name"] == "mined"
 
 
-def lists(records, rows):
-    return [([f"n{row} {i}" for i in range(row % 3)], None) for row in rows]
-
-
-def test_rankings_after_a_kill_at_any_byte(tmp_path):
-    rows, _ = write_data(tmp_path, records=7)
-    records = RANKINGS.open(str(tmp_path))
-
-    def write(folder, progress=lambda *told: None):
-        folder.mkdir(exist_ok=True)
-        write_rankings(folder, records, 3, lists, progress)
-        return (folder / "records.jsonl").read_bytes()
-
-    whole = write(tmp_path / "whole")
-    assert [json.loads(line) for line in whole.splitlines()] == [
-        {**row, "negatives": own} for row, (own, _) in zip(rows, lists(None, range(7)), strict=True)
-    ]
-    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
-    for size in range(0, len(whole) + 1, 7):
-        (tmp_path / "cut").mkdir(exist_ok=True)
-        (tmp_path / "cut" / "records.jsonl").write_bytes(whole[:size])
-        told = []
-        assert write(tmp_path / "cut", lambda *now, told=told: told.append(now)) == whole
-        # Whole blocks of three are kept, and nothing is done twice.
-        kept = sum(end <= size for end in ends)
-        first = kept if kept == 7 else kept // 3 * 3
-        assert told == [*((start, 7) for start in range(first, 7, 3)), (7, 7)]
-
-
-def test_rankings_that_are_written_twice_at_once(tmp_path):
-    write_data(tmp_path, records=7)
-    records = RANKINGS.open(str(tmp_path))
-
-    def with_another(read, rows):
-        if rows.start == 3:
-            write_rankings(tmp_path, records, 3, lists, lambda *told: None)
-        return lists(read, rows)
-
-    file = tmp_path / "records.jsonl"
-    with pytest.raises(DataError) as error:
-        write_rankings(tmp_path, records, 3, with_another, lambda *told: None)
-    assert str(error.value) == (
-        f"{file}: 11 lines are there, and 7 belong there, as if two processes had written them; "
-        f"remove {tmp_path}, and start again with one"
-    )
-
-
 def test_a_question_is_read_in_a_language_that_all_have(tmp_path):
     write_data(tmp_path)
     line = '{"query": "where", "queries": {"sw": "wapi"}, "positives": ["p"]}\n'
@@ -262,7 +285,8 @@ def test_a_question_is_read_in_a_language_that_all_have(tmp_path):
     both = Mixture((RANKINGS, RankingJSONL("more.jsonl", "en")))
     records = both.open(str(tmp_path))
     (tmp_path / "out").mkdir()
-    write_rankings(tmp_path / "out", records, 5, lists, lambda *told: None)
+    none = [([], None)] * len(records)
+    write_rankings(tmp_path / "out", records, 99, lambda *_: none, lambda *told: None)
     (tmp_path / "out" / "about.json").write_text('{"content": "", "facts": {"language": "sw"}}')
     again = records_source(tmp_path / "out").open("elsewhere")
     assert len(again) == len(records)

@@ -31,7 +31,7 @@ from clir_jax.data.pairs import QuestionTokenizer
 from clir_jax.data.pipeline import task_dataset
 from clir_jax.data.sources import Mixture, TextLines
 from clir_jax.models.encoder import EncoderConfig
-from clir_jax.models.generator import Generator
+from clir_jax.models.generator import Generator, Sample
 from clir_jax.models.generator_files import load_generator, save_generator
 from clir_jax.models.generator_tokenizer import generator_tokenizer
 from clir_jax.models.retriever import Dense
@@ -78,7 +78,10 @@ WRITER = Stage(
     vocabulary=TrainVocabulary((CORPUS, RANKINGS, PAIRS), size=60),
     **COMMON,
 )
-GENERATED = Generate("generated", FromStage("writer"), CORPUS, ("sw", "en"), sample=10)
+# Drawn from all tokens: after two steps, the end is not among the likeliest.
+GENERATED = Generate(
+    "generated", FromStage("writer"), CORPUS, ("sw", "en"), each=16, sample=10, decoding=Sample()
+)
 MINED = Mine("mined", "bm25", Artifact("generated"), CORPUS, negatives=2, depth=10)
 SCORED = Score("scored", FromStage("writer"), Artifact("mined"), "en")
 LISTS = {"ranking": Artifact("scored")}

@@ -149,7 +149,44 @@ def test_a_kill_changes_nothing(tmp_path, monkeypatch):
         assert len(shop.progressed) == (10 if call < 7 else 4)
     (tmp_path / "model" / "weights").write_text("others")
     mine(work, place)
-    assert "artifact mined is built again: its judge changed" in shop.said
+    again = "artifact mined is built again: its judge changed; lines removed: 4"
+    assert again in shop.said
+
+
+def test_cut_passages_are_counted_whenever_it_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(mining, "_READ_BLOCK", 1)
+    write(tmp_path)
+    spec = dataclasses.replace(generators.SPEC, source_length=5, prompt="a {passage}")
+    model = dataclasses.replace(generators._generator(), spec=spec)
+    work = work_of(judge_language="en", judge_max_relative=9.0)  # it was trained for Swahili
+    shop = Workshop(tmp_path, (work,), model)
+    place = shop.place("mined")
+    mine(work, place)
+    whole, calls = bytes_of(place.directory), len(shop.progressed)
+    # The positives, and what BM25 finds and nobody knows; of those, the passages of more words
+    # than the prompt has room for beside its own and the end token.
+    read = cut = 0
+    for query, _, own in ASKED:
+        known = {n for asked, _, other in ASKED if asked == query for n in other}
+        searched = {n for n, text in enumerate(PASSAGES) if set(text.split()) & set(query.split())}
+        heard = [*own, *(searched - known)]
+        read += len(heard)
+        cut += sum(len(PASSAGES[n].split()) > 3 for n in heard)
+    assert json.loads(whole["about.json"])["facts"]["judged"] == {"read": read, "cut": cut}
+    sentences = [
+        "artifact mined: the generator was trained for sw, not for en (English); do not rely on "
+        "what it writes or scores there",
+        f"artifact mined: {cut} of {read} passages read are cut to fit the prompt",
+    ]
+    assert [line for line in shop.said if "found" not in line and "fewer" not in line] == sentences
+    for call in range(1, calls + 1):
+        (place.directory / "about.json").unlink()
+        with pytest.raises(Killed):
+            mine(work, shop.place("mined", kill_at(call)))
+        shop.said.clear()
+        mine(work, place)
+        assert bytes_of(place.directory) == whole
+        assert sentences[1] in shop.said
 
 
 def test_the_zero_of_a_cross_encoders_scores_means_nothing(tmp_path):

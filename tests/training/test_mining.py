@@ -122,7 +122,7 @@ def test_the_draw_is_of_the_seed_and_the_record_alone(tmp_path, monkeypatch):
         mine(work, shop.place("mined"))
         drawn[seed, block] = [line["negatives"] for line in mined(tmp_path)]
     again = [line for line in shop.said if "built again" in line]
-    assert again == ["artifact mined is built again: its seed changed"]
+    assert again == ["artifact mined is built again: its seed changed; lines removed: 11"]
     assert drawn[0, 4] == drawn[0, 100]
     differ = [a != b for a, b in zip(drawn[0, 100], drawn[1, 100], strict=True)]
     assert sum(differ) > len(differ) / 2
@@ -262,8 +262,8 @@ def test_what_makes_it_stale(tmp_path, model):
     mine(work, shop.place("mined"))
     again = "artifact mined is built again: "
     assert [line.removeprefix(again) for line in shop.said if line.startswith(again)] == [
-        "its corpus changed",
-        "its source changed",
+        "its corpus changed; lines removed: 11",
+        "its source changed; lines removed: 11",
     ]
 
 

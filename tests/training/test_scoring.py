@@ -1,6 +1,7 @@
 """A model's scores of rankings, against two loops."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from clir_jax.models.retriever import Dense
 from clir_jax.training import scoring
 from clir_jax.training.artifacts import records_source
 from clir_jax.training.scoring import score
+from tests.models import test_generator_files as generators
 from tests.training.workshop import (
     LATE,
     RANKINGS,
@@ -76,7 +78,42 @@ def test_a_kill_changes_nothing(tmp_path, small_blocks):
         assert len(shop.progressed) == 5 - call
     (tmp_path / "model" / "weights").write_text("others")
     score(WORK, place)
-    assert shop.said[-1] == "artifact scored is built again: its model changed"
+    assert shop.said[-1] == ("artifact scored is built again: its model changed; lines removed: 11")
+
+
+@pytest.mark.parametrize("language", ["sw", "en"])
+def test_cut_passages_are_counted_whenever_it_is_killed(tmp_path, small_blocks, language):
+    rows = [
+        {"query": "a b", "queries": {"en": "b"}, "positives": ["a" + " a" * n], "negatives": ["b"]}
+        for n in range(11)
+    ]
+    (tmp_path / "rankings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = dataclasses.replace(generators.SPEC, source_length=9, prompt="a {passage}")
+    model = dataclasses.replace(generators._generator(), spec=spec)  # of Swahili
+    work = dataclasses.replace(WORK, query_language=language)
+    shop = Workshop(tmp_path, (work,), model)
+    place = shop.place("scored")
+    score(work, place)
+    whole = bytes_of(place.directory)
+    facts = json.loads(whole["about.json"])["facts"]
+    # The prompt's word and the end token leave room for seven words.
+    assert facts["passages"] == {"read": 22, "cut": 4}
+    told = ["artifact scored: 4 of 22 passages read are cut to fit the prompt"]
+    if language == "en":
+        told.insert(
+            0,
+            "artifact scored: the generator was trained for sw, not for en (English); do not rely "
+            "on what it writes or scores there",
+        )
+    assert shop.said == told
+    for call in range(1, 5):
+        (place.directory / "about.json").unlink()
+        with pytest.raises(Killed):
+            score(work, shop.place("scored", kill_at(call)))
+        shop.said.clear()
+        score(work, place)
+        assert bytes_of(place.directory) == whole
+        assert shop.said == told
 
 
 def test_a_model_that_is_broken(tmp_path, small_blocks):
