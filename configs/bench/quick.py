@@ -46,7 +46,6 @@ measured once, at its end.
 """
 
 import dataclasses
-from collections.abc import Mapping
 
 from clir_jax.config import (
     Artifact,
@@ -78,13 +77,10 @@ from clir_jax.models.cross_encoder import CrossEncoder
 from clir_jax.models.generator import Generator
 from clir_jax.models.retriever import Dense
 from clir_jax.models.t5_config import T5Config
+from clir_jax.objectives.base import Objective
 from clir_jax.objectives.contrastive import InfoNCE, ListwiseSoftmax
 from clir_jax.objectives.distillation import RelevanceDistillation
-from clir_jax.objectives.generation import (
-    GeneratorContrastive,
-    QueryAlignment,
-    SequenceLikelihood,
-)
+from clir_jax.objectives.generation import GeneratorContrastive, QueryAlignment, SequenceLikelihood
 from clir_jax.objectives.language import SemanticContrastive
 
 _CORPUS = "retrieval/corpus.en.jsonl"
@@ -109,6 +105,8 @@ _T5 = T5Config(
     num_layers=2,
     num_heads=4,
     feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,  # as in mT5; tied, it learned half as fast
+    scale_decoder_outputs=False,
     dropout_rate=0.0,
 )
 _TEACHERS = ("generator", "cross_encoder", "none")
@@ -119,8 +117,9 @@ _HELD_OUT = 200
 _BATCH = 16
 # What a teacher reranks of BM25: enough for nDCG@10.
 _RERANKED = 10
-# English questions whose lists teach relevance; their corpus is searched by BM25.
-_LISTS = "new_wiki"
+# English questions with what BM25 finds for them beside their passage teach relevance.
+_LISTS = [f"english/new_wiki/{name}" for name in ("corpus.jsonl", "queries.tsv", "qrels.trec")]
+_ENGLISH_LISTS = Artifact("english-mined")
 _XQUAD = ("ar", "de", "el", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
 # AfriQA's files carry ISO 639-3 codes, bitext BCP-47.
 _AFRIQA = {"ha": "hau", "ig": "ibo", "zu": "zul"}
@@ -182,19 +181,9 @@ def get_config(
             judged,
         )  # fmt: skip
     if reranks:
-        task = Task(
-            ListwiseSoftmax(), {"ranking": Artifact("english-mined")}, batch_size=8, passages=4
-        )
+        lists = _lists(ListwiseSoftmax(), _ENGLISH_LISTS)
         stages.append(
-            _stage(
-                "2b-cross-english",
-                _CROSS_ENCODER,
-                begun,
-                (task,),
-                english_steps,
-                5e-5,
-                evaluate=judged,
-            )
+            _stage("2b-cross-english", _CROSS_ENCODER, begun, (lists,), english_steps, 5e-5, judged)
         )
     if generated:
         stages.append(
@@ -233,19 +222,15 @@ def _warm_up(bitext: BitextTSV, asked: Beir, model: str, steps: int, evaluate: E
     vocabulary = ReplaceVocabulary(
         "vocab/mbert_wordpiece.txt", (bitext, _ENGLISH, asked, _PASSAGES)
     )
-    return _stage(
-        "1-warm-up", _RETRIEVER, model, tasks, steps, 1e-4, vocabulary=vocabulary,
-        evaluate=evaluate,
-    )  # fmt: skip
+    return _stage("1-warm-up", _RETRIEVER, model, tasks, steps, 1e-4, evaluate, vocabulary)
 
 
 def _english_lists() -> Mine:
-    """English questions with what BM25 finds for them beside their passage."""
-    files = [f"english/{_LISTS}/{name}" for name in ("corpus.jsonl", "queries.tsv", "qrels.trec")]
+    """What ``_ENGLISH_LISTS`` holds."""
+    corpus = Retrieval(*_LISTS, "en")
     return Mine(
-        "english-mined", "bm25", Beir(*files), Retrieval(*files, "en"), negatives=7, depth=30,
-        duplicates=0.8,
-    )  # fmt: skip
+        _ENGLISH_LISTS.name, "bm25", Beir(*_LISTS), corpus, negatives=7, depth=30, duplicates=0.8
+    )
 
 
 def _generator(
@@ -263,36 +248,21 @@ def _generator(
 
     ``begun`` is a directory of one that knows all but the last, or nothing.
     """
-    spec = Generator(
-        source_length=96, target_length=32, prompt="{language}: {passage}",
-        languages=("en", language),
-    )  # fmt: skip
+    spec = _written(language)
     narrow = dataclasses.replace(spec, source_length=64, target_length=24)
+    objectives = {
+        "from-english": SequenceLikelihood("bitext.other", "bitext.english"),
+        "to-english": SequenceLikelihood("bitext.english", "bitext.other"),
+    }
     text = (
-        Task(
-            SequenceLikelihood("bitext.other", "bitext.english"),
-            {"bitext": bitext},
-            batch_size=_BATCH,
-            name="from-english",
-        ),
-        Task(
-            SequenceLikelihood("bitext.english", "bitext.other"),
-            {"bitext": bitext},
-            batch_size=_BATCH,
-            name="to-english",
-        ),
+        *(Task(o, {"bitext": bitext}, name=n, batch_size=_BATCH) for n, o in objectives.items()),
         Task(SequenceLikelihood(), {"ranking": _ENGLISH}, batch_size=_BATCH, name="questions"),
     )
     vocabulary = TrainVocabulary(
         (bitext, _ENGLISH, asked, _PASSAGES), size=_T5.vocab_size, lowercase=False
     )
     english = (
-        Task(
-            GeneratorContrastive(temperature=_TAU),
-            {"ranking": Artifact("english-mined")},
-            batch_size=8,
-            passages=4,
-        ),
+        _lists(GeneratorContrastive(temperature=_TAU), _ENGLISH_LISTS),
         Task(SequenceLikelihood(), {"ranking": _ENGLISH}, batch_size=8, name="questions"),
     )
     questions = (Task(SequenceLikelihood(), {"ranking": asked}, batch_size=_BATCH),)
@@ -303,12 +273,9 @@ def _generator(
         return [last]
     return [
         _stage("2a-text", narrow, Scratch(_T5), text, text_steps, 1e-3, vocabulary=vocabulary),
-        _stage(
-            "2b-english", spec, FromStage("2a-text"), english, english_steps, 5e-4,
-            evaluate=evaluate,
-        ),
+        _stage("2b-english", spec, FromStage("2a-text"), english, english_steps, 5e-4, evaluate),
         last,
-    ]  # fmt: skip
+    ]
 
 
 def _round(
@@ -372,22 +339,29 @@ def _round(
                 passages=4,
             )
         )
-    distil = _stage(
-        "3-distil", _RETRIEVER, student, tuple(tasks), distil_steps, 5e-5, evaluate=measured
-    )
+    distil = _stage("3-distil", _RETRIEVER, student, tuple(tasks), distil_steps, 5e-5, measured)
     return (*works, distil)
+
+
+def _lists(objective: Objective, source: Source) -> Task:
+    """Relevance in lists of four; both teachers learn from the same."""
+    return Task(objective, {"ranking": source}, batch_size=8, passages=4)
 
 
 def _teacher(teacher: str, language: str, steps: int, evaluate: Evaluate) -> Stage:
     """What scores passages, trained on the training questions and what was found for them."""
-    source: Mapping[str, Source] = {"ranking": InLanguages(Artifact("mined"), (language,))}
+    source = InLanguages(Artifact("mined"), (language,))
     if teacher == "generator":
-        name, spec = "2d-contrastive", Generator(96, 32, "{language}: {passage}", ("en", language))
-        task = Task(GeneratorContrastive(temperature=_TAU), source, batch_size=8, passages=4)
-        return _stage(name, spec, FromStage(name), (task,), steps, 2e-4, evaluate=evaluate)
-    task = Task(ListwiseSoftmax(), source, batch_size=8, passages=4)
-    name = "2d-cross-encoder"
-    return _stage(name, _CROSS_ENCODER, FromStage(name), (task,), steps, 5e-5, evaluate=evaluate)
+        name, spec = "2d-contrastive", _written(language)
+        task = _lists(GeneratorContrastive(temperature=_TAU), source)
+        return _stage(name, spec, FromStage(name), (task,), steps, 2e-4, evaluate)
+    task, name = _lists(ListwiseSoftmax(), source), "2d-cross-encoder"
+    return _stage(name, _CROSS_ENCODER, FromStage(name), (task,), steps, 5e-5, evaluate)
+
+
+def _written(language: str) -> Generator:
+    """The generator of questions in English and the language."""
+    return Generator(96, 32, "{language}: {passage}", ("en", language))
 
 
 def _mined(name: str, student: FromStage, source: Source, corpus: Retrieval) -> Mine:
@@ -418,9 +392,8 @@ def _stage(
     tasks: tuple[Task, ...],
     steps: int,
     rate: float,
-    *,
-    vocabulary: ReplaceVocabulary | TrainVocabulary | None = None,
     evaluate: Evaluate | None = None,
+    vocabulary: ReplaceVocabulary | TrainVocabulary | None = None,
 ) -> Stage:
     """What all stages have in common."""
     # Most vectors of the dual encoder's new vocabulary are means of English pieces.
