@@ -62,7 +62,7 @@ def join(
             f"--coordinator {coordinator} comes with --processes {processes} and --process "
             f"{process}; write how many there are, and which this is, from 0 to one less"
         )
-    _initialize(coordinator, processes, process)
+    _initialize(coordinator_address=coordinator, num_processes=processes, process_id=process)
 
 
 def anywhere(flag: bool) -> bool:
@@ -105,9 +105,9 @@ def by_first(work: Callable[[], _T]) -> _T | None:
     return done
 
 
-def _initialize(*who: Any, **options: Any) -> None:
+def _initialize(**options: Any) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    jax.distributed.initialize(*who, shutdown_timeout_seconds=_LEAVE_SECONDS, **options)
+    jax.distributed.initialize(shutdown_timeout_seconds=_LEAVE_SECONDS, **options)
     # JAX has begun to note SIGTERM for a service that no run asks, and nothing would come of it.
     signal.signal(signal.SIGTERM, before)
 

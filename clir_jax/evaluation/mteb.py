@@ -97,22 +97,15 @@ class Searcher:
             f"{text} {row['instruction']}" if row.get("instruction") else text
             for text, row in zip(asked, rows, strict=True)
         ]
-        ids, passages, depth = self._ids, self._passages, top_k
+        ids, passages = self._ids, self._passages
         if top_ranked is not None:
-            place = {name: i for i, name in enumerate(ids)}
-            ids = sorted({name for row in rows for name in top_ranked.get(row["id"], ())})
-            missing = [name for name in ids if name not in place]
-            if missing:
-                raise ValueError(
-                    f"mteb: passage {missing[0]!r} is to be reranked and is not in the task's "
-                    "corpus; load the task's data again"
-                )
-            passages, depth = [passages[place[name]] for name in ids], len(ids)
+            ids, passages = self._named({i for row in rows for i in top_ranked.get(row["id"], ())})
+        depth = top_k if top_ranked is None else len(ids)
         ranked: dict[str, dict[str, float]] = {row["id"]: {} for row in rows}
         with_text = _with_pieces((self.encoder.passage or self.encoder).tokenizer, passages)
-        ids, passages = ([side[i] for i in with_text] for side in (ids, passages))
+        ids, passages = [ids[i] for i in with_text], [passages[i] for i in with_text]
         with_text = _with_pieces(self.encoder.tokenizer, asked)
-        rows, asked = ([side[i] for i in with_text] for side in (rows, asked))
+        rows, asked = [rows[i] for i in with_text], [asked[i] for i in with_text]
         if not (rows and ids):
             return ranked
         encoded = self.encoder.queries(asked)
@@ -123,6 +116,18 @@ class Searcher:
             pairs = (pair for pair in pairs if wanted is None or pair[0] in wanted)
             ranked[row["id"]] = dict(list(pairs)[:top_k])
         return ranked
+
+    def _named(self, names: set[str]) -> tuple[list[str], list[str]]:
+        """The ids of these passages, sorted, and their texts."""
+        place = {name: i for i, name in enumerate(self._ids)}
+        ids = sorted(names)
+        missing = [name for name in ids if name not in place]
+        if missing:
+            raise ValueError(
+                f"mteb: passage {missing[0]!r} is to be reranked and is not in the task's "
+                "corpus; load the task's data again"
+            )
+        return ids, [self._passages[place[name]] for name in ids]
 
 
 class DenseSearcher(Searcher):
