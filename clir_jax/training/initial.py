@@ -24,6 +24,7 @@ from clir_jax.data.collections import Collection as OpenedCollection
 from clir_jax.data.gold_alignment import GoldAlignment, OpenedGold
 from clir_jax.data.records import Bitext, Ranking
 from clir_jax.models import formats, hub
+from clir_jax.models.foreign import foreign_kind, read_foreign
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.retriever import LateInteraction, RetrieverSpec
 from clir_jax.models.t5_config import T5Config
@@ -93,8 +94,8 @@ def load_model(
         changed = _with_spec(loaded, spec, name)
         _tell_changes(loaded.spec, spec, name)
         return changed
-    if isinstance(spec, RetrieverSpec) and formats.foreign_kind(directory) is type(spec):
-        described = formats.read_foreign(directory)
+    if isinstance(spec, RetrieverSpec) and foreign_kind(directory) is type(spec):
+        described = read_foreign(directory)
         assert described is not None  # It is of that kind.
         _tell_changes(described.spec, spec, name)
     return kind.start(directory, spec, seed=seed, dtype=dtype)

@@ -118,7 +118,7 @@ _BATCH = 16
 # What a teacher reranks of BM25: enough for nDCG@10.
 _RERANKED = 10
 # English questions with what BM25 finds for them beside their passage teach relevance.
-_LISTS = [f"english/new_wiki/{name}" for name in ("corpus.jsonl", "queries.tsv", "qrels.trec")]
+_WIKI = tuple(f"english/new_wiki/{n}" for n in ("corpus.jsonl", "queries.tsv", "qrels.trec"))
 _ENGLISH_LISTS = Artifact("english-mined")
 _XQUAD = ("ar", "de", "el", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh")
 # AfriQA's files carry ISO 639-3 codes, bitext BCP-47.
@@ -227,10 +227,9 @@ def _warm_up(bitext: BitextTSV, asked: Beir, model: str, steps: int, evaluate: E
 
 def _english_lists() -> Mine:
     """What ``_ENGLISH_LISTS`` holds."""
-    corpus = Retrieval(*_LISTS, "en")
-    return Mine(
-        _ENGLISH_LISTS.name, "bm25", Beir(*_LISTS), corpus, negatives=7, depth=30, duplicates=0.8
-    )
+    corpus, queries, qrels = _WIKI
+    asked, searched = Beir(corpus, queries, qrels), Retrieval(corpus, queries, qrels, "en")
+    return Mine(_ENGLISH_LISTS.name, "bm25", asked, searched, negatives=7, depth=30, duplicates=0.8)
 
 
 def _generator(

@@ -184,7 +184,9 @@ def test_another_librarys_retriever_that_is_read_in_another_way_is_told(tmp_path
     export(formats.load_retriever(model), "sentence-transformers", tmp_path / "theirs", "mine")
     told = r"theirs: .*: pooling is 'cls' and was 'mean'; query_prompt is '' and was 'query: '; set"
     with pytest.warns(UserWarning, match=told):
-        load_model(str(tmp_path / "theirs"), dataclasses.replace(spec, pooling="cls", query_prompt=""))
+        load_model(
+            str(tmp_path / "theirs"), dataclasses.replace(spec, pooling="cls", query_prompt="")
+        )
     load_model(str(tmp_path / "theirs"), dataclasses.replace(spec, query_length=9))
 
 
