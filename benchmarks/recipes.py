@@ -71,7 +71,11 @@ def main() -> None:
     if not given.table:
         given.folder.mkdir(parents=True, exist_ok=True)
         _measure_missing(given, results)
-    _print_table([json.loads(line) for line in results.read_text().splitlines()], given.language)
+    measured = [json.loads(line) for line in results.read_text().splitlines()]
+    _print_table(measured, given.language)
+    _print_training(
+        [(row["variant"], _directory(given, row["variant"], row["seed"])) for row in measured]
+    )
 
 
 def _measure_missing(given: argparse.Namespace, results: Path) -> None:
@@ -140,6 +144,21 @@ def _print_table(results: list[dict[str, Any]], language: str) -> None:
             cells = [f"{own[column]:.3f}" if column in own else "-" for column in columns]
             where = f"{result['variant']} | {result['seed']} | {stage} | {system}"
             print(f"| {where} | {' | '.join(cells)} | {result['seconds']} |")
+
+
+def _print_training(runs: list[tuple[str, Path]]) -> None:
+    """The last metrics of every stage, and what became of generated questions."""
+    print("\n| variant | stage | training |\n|---|---|---|")
+    for variant, run in runs:
+        for file in sorted(run.glob("stages/*/metrics.jsonl")):
+            lines = map(json.loads, file.read_text().splitlines())
+            told = [line for line in lines if "loss" in line][-1]
+            cells = [f"{name} {told[name]:.3g}" for name in sorted(told) if "/" in name]
+            print(f"| {variant} | {file.parent.name} | {', '.join(cells)} |")
+        for file in sorted(run.glob("artifacts/*/counts.json")):
+            for language, told in json.loads(file.read_text()).get("questions", {}).items():
+                cells = [f"{name} {count}" for name, count in told.items()]
+                print(f"| {variant} | {file.parent.name}, {language} | {', '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ class QueryAlignment(OnRankings):
     .. math::
       c = \min\big(\mathrm{softmax}_C(s_{QG}(q, \cdot) / \tau)_{p^+},
         \mathrm{softmax}_C(s_{QG}(q', \cdot) / \tau)_{p^+}\big), \qquad
-      g(c) = c \text{ where } c \ge \mathtt{threshold}, \text{ else } 0
+      g(c) = c \text{ where } c \ge \mathtt{threshold} \text{ and } c > 1 / N, \text{ else } 0
 
     A generator that knows nothing of a question finds all N passages alike: c is 1 / N, and the
     question teaches nothing.
@@ -275,7 +275,10 @@ class QueryAlignment(OnRankings):
             # That both prefer the same passage is not enough: a generator that knows nothing has
             # equal preferences too, and so have two questions that ask for the same other passage.
             sure = jnp.minimum(*told)[:, 0]
-            gate = jnp.where(sure >= self.threshold, sure, 0.0).astype(p.dtype)
+            # Rounding may find one of N equal shares a little greater than 1 / N.
+            guess = (1 + 1e-5) / jnp.maximum(real.sum(axis=1, dtype=sure.dtype), 1)
+            surely = (sure >= self.threshold) & (sure > guess)
+            gate = jnp.where(surely, sure, 0.0).astype(p.dtype)
         divergence = jnp.where(real, jnp.exp(p) * (p - q), 0.0).sum(axis=1)
         agree = (p.argmax(axis=1) == q.argmax(axis=1)).astype(p.dtype)
         means = {"gate": weighted_mean(gate, weight), "agreement": weighted_mean(agree, weight)}

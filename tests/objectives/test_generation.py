@@ -98,7 +98,10 @@ def asked():
     rng = np.random.default_rng(3)
     student = {name: embeddings(rng, 4, 3) for name in ("reference", "query")}
     student["passages"] = embeddings(rng, 4, 3, 5)
-    return student, {name: _log_probs(n, 4, 3, 5) for n, name in enumerate(student) if n < 2}
+    told = {name: _log_probs(n, 4, 3, 5) for n, name in enumerate(student) if n < 2}
+    for own in told.values():
+        own.log_probs[:, 0] *= 0.01  # it is surer of the positive than a guess
+    return student, told
 
 
 @pytest.mark.parametrize(
@@ -130,6 +133,7 @@ def test_alignment_is_the_gated_divergence_of_torch(asked, objective):
                 for x in ("reference", "query")
             )
             sure = torch.minimum(left, right)[0].item()
+            assert sure > 1 / len(kept)
         gates.append(sure)
         total.append(functional.kl_div(q, p, reduction="sum", log_target=True).item())
         agree.append(p.argmax().item() == q.argmax().item())
@@ -148,16 +152,17 @@ def test_alignment_is_the_gated_divergence_of_torch(asked, objective):
     assert np.any(gradient["reference"]) != gated
 
 
-def test_a_generator_that_knows_nothing_or_finds_another_passage_opens_no_gate(asked):
+@pytest.mark.parametrize("listed", [[1, 2, 3], [1, 2, -1], [1, -1, -1]])
+def test_a_generator_that_knows_nothing_or_finds_another_passage_opens_no_gate(asked, listed):
     student, _ = asked
+    members = batch([1.0] * 4, ranking_passage_ids=[listed] * 4, ranking_known=[[1]] * 4)
     mask = np.ones((4, 3, 1), bool)
-    ids = np.array([[1, 2, 3]] * 4)
-    members = batch([1.0] * 4, ranking_passage_ids=ids, ranking_known=[[1]] * 4)
-    alike = TokenScores(np.full((4, 3, 1), -2.0, np.float32), mask)
-    other = TokenScores(np.array([[[-9.0], [-1.0], [-9.0]]] * 4, np.float32), mask)
-    own = TokenScores(np.array([[[-1.0], [-9.0], [-9.0]]] * 4, np.float32), mask)
-    for told, gate in ((alike, 0.0), (other, 0.0), (own, 1.0)):
-        _, metrics, _ = loss(QueryAlignment(), student, {"reference": told, "query": told}, members)
+    several = listed[1] >= 0  # of a single passage there is nothing to be sure of
+    for told, gate in (([-2, -2, -2], 0), ([-9, -1, -9], 0), ([-1, -9, -9], float(several))):
+        values = TokenScores(np.array([told] * 4, np.float32)[..., None], mask)
+        _, metrics, _ = loss(
+            QueryAlignment(), student, {"reference": values, "query": values}, members
+        )
         assert metrics["gate"] == pytest.approx(gate, abs=1e-5)
 
 
