@@ -7,9 +7,10 @@
 #
 # --queued asks for a queued resource and waits for it; --spot takes what may be preempted. The code
 # (the commit, not what is uncommitted) goes to BUCKET/code, the run to BUCKET/runs/NAME, which
-# every host mounts. Preempted TPUs are made again, and the run goes on. The TPU stays when all is
-# done: its deletion is printed at the end. --version is the TPU software, where it is not to be the
-# usual one of the type.
+# every host mounts. A TPU of this name that is PREEMPTED, TERMINATED or STOPPED is deleted and made
+# again, and the run goes on. Every --poll seconds its state is asked for, until it is READY. The TPU
+# stays when all is done: its deletion is printed at the end. --version is the TPU software, where it
+# is not to be the usual one of the type.
 set -euo pipefail
 
 fail() {
@@ -105,57 +106,62 @@ delete() {
   fi
 }
 
-# Wait for what the queue gives; an earlier call may have asked for it. A request whose TPU was taken
-# away is suspended for good: it makes room for another.
-take_from_queue() {
-  local now node
+# Tell the state of the request, as long as it has no TPU, and then that of the TPU.
+look() {
+  local told
+  if [[ $queued ]]; then
+    told=$(state queuedResources) || return
+    if [[ $told != ACTIVE ]]; then
+      echo "$told"
+      return
+    fi
+  fi
+  told=$(state nodes) || return
+  # The request of a TPU that is gone still stands, and has to make room for another.
+  [[ ! $queued || $told != ABSENT ]] || told=TERMINATED
+  echo "$told"
+}
+
+# Wait for a TPU, which an earlier call may have asked for. One that does not come back is deleted and
+# made anew, because the run is in the bucket; all others change by themselves.
+make_ready() {
+  local now before=READY
+  if [[ $dry ]]; then
+    create
+    return
+  fi
   while true; do
-    now=$(state queuedResources)
+    now=$(look)
+    [[ $now == "$before" ]] || echo "$name: ${now:-no state}; asked again every $poll s"
+    before=$now
     case $now in
+      READY) return ;;
       ABSENT) create ;;
-      SUSPENDED) delete; create ;;
+      PREEMPTED | TERMINATED | STOPPED | SUSPENDED) delete; create ;;
       FAILED) fail "the queue has refused $name; gcloud compute tpus queued-resources describe $name ${where[*]} tells why, and delete --force makes room for another" ;;
-      ACTIVE)
-        node=$(state nodes)
-        case $node in
-          READY) return ;;
-          ABSENT | PREEMPTED | TERMINATED | STOPPED) delete; create ;;
-        esac
-        ;;
     esac
     sleep "$poll"
   done
-}
-
-make_ready() {
-  local now
-  if [[ $dry ]]; then
-    create
-  elif [[ $queued ]]; then
-    take_from_queue
-  else
-    now=$(state nodes)
-    case $now in
-      READY) ;;
-      ABSENT) create ;;
-      *) delete; create ;;
-    esac
-  fi
 }
 
 everywhere() {
   go "${tpu[@]}" ssh "$name" "${where[@]}" --worker=all --command "$1"
 }
 
-# Several times is as good as once. The Python of the images is too old, and uv needs no root for
-# another. gcsfs reads gs:// data for etils; directories are renamed when
-# they are whole, which gcsfuse does where it is allowed to. Hosts must see what others have written.
+# Several times is as good as once. What is trained where ssh was lost keeps its code until it ends.
+# The Python of the images is too old, and uv needs no root for another. gcsfs reads gs:// data for
+# etils; directories are renamed when they are whole, which gcsfuse does where it is allowed to. Hosts
+# must see what others have written.
 setup="set -eo pipefail
 if ! command -v gcsfuse >/dev/null; then
   echo 'deb [signed-by=/usr/share/keyrings/cloud.google.asc] https://packages.cloud.google.com/apt gcsfuse-jammy main' | sudo tee /etc/apt/sources.list.d/gcsfuse.list
   curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee /usr/share/keyrings/cloud.google.asc >/dev/null
   sudo apt-get -qq update && sudo apt-get -qq install -y gcsfuse
 fi
+flock --nonblock ~/training.lock true || {
+  echo 'an earlier training still runs on this host; waiting for its end'
+  flock ~/training.lock true
+}
 rm -rf ~/code ~/venv && mkdir -p ~/bucket ~/code
 mountpoint -q ~/bucket || gcsfuse --implicit-dirs --rename-dir-limit 100000 --metadata-cache-ttl-secs 0 ${bucket#gs://} ~/bucket
 gcloud storage cp $bucket/code/$commit.tar.gz - | tar -xz -C ~/code
@@ -165,18 +171,27 @@ gcloud storage cp $bucket/code/$commit.tar.gz - | tar -xz -C ~/code
   exit 1
 }
 ~/.local/bin/uv pip install --quiet --python ~/venv/bin/python ~/code'[tpu]' gcsfs"
-train="cd ~/code && exec ~/venv/bin/python -m clir_jax.train --coordinator auto --accelerator tpu --run-dir ~/bucket/runs/$name$(printf ' %q' "$@")"
+train="cd ~/code && exec flock --no-fork ~/training.lock ~/venv/bin/python -m clir_jax.train --coordinator auto --accelerator tpu --run-dir ~/bucket/runs/$name$(printf ' %q' "$@")"
 
 upload
+unreached=0
 while true; do
   make_ready
   status=0
   { everywhere "$setup" && everywhere "$train"; } || status=$?
   [[ $dry || $status -eq 0 ]] && break
-  # Told to end, or preempted: the same command goes on where it was.
-  [[ $status -ne 143 ]] || continue
-  now=$(state nodes)
-  [[ $now != READY ]] || exit "$status"
+  # A TPU that is being taken away still says READY for a while.
+  sleep "$poll"
+  now=$(look)
+  if [[ $now != READY || $status -eq 143 ]]; then
+    # Preempted, or told to end: the same command goes on where it was.
+    unreached=0
+  elif [[ $status -eq 255 && $unreached -lt 4 ]]; then
+    # This is ssh's own status: it has not reached a host, or lost it.
+    unreached=$((unreached + 1))
+  else
+    exit "$status"
+  fi
 done
 echo "when it is not needed any more:"
 dry=1

@@ -1,5 +1,7 @@
 """``launch/tpu.sh`` against a gcloud that stands in: what it makes, deletes, and does on a host."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ LAUNCH = Path(__file__).parents[2] / "launch"
 
 @pytest.fixture
 def programs(tmp_path):
-    """A folder of programs that only note what they are asked."""
+    """A folder of programs that only note what they are asked; none really sleeps."""
+    stub(tmp_path, "sleep")
     return programs_in(tmp_path)
 
 
@@ -25,6 +28,7 @@ REFUSALS = {
 GCLOUD = r"""
 next() {{ head -1 {folder}/$1; sed -i 1d {folder}/$1; }}
 tell() {{
+  [[ -s {folder}/$2 ]] || {{ echo "asked for more $2 than there are" >&2; exit 9; }}
   state=$(next $2)
   case $state in
     {refusals}
@@ -40,10 +44,11 @@ case "$*" in
   *--command*) {on_host} ;;
 esac
 """
-ENDS = '[[ $* != *clir_jax.train* ]] || exit "$(next statuses)"'
+ENDS = 'exit "$(next statuses)"'
+"""What was told to a host: to install, and then to train."""
 
 
-def _gcloud(folder, *states, queue=(), ssh=(0,), on_host=ENDS):
+def _gcloud(folder, *states, queue=(), ssh=(0, 0), on_host=ENDS):
     """Tells these states one after another, and ends what runs on the TPU with these statuses."""
     for name, values in (("states", states), ("queue", queue), ("statuses", ssh)):
         (folder / name).write_text("".join(f"{value}\n" for value in values))
@@ -57,71 +62,136 @@ def _gcloud(folder, *states, queue=(), ssh=(0,), on_host=ENDS):
 
 def _done(folder):
     """What was done to the TPU, in order."""
-    words = ("create", "delete", "clir_jax.train", "uv venv")
+    words = ("create", "delete", "clir_jax.train", "uv venv", "sleep")
     lines = [line.replace("\\", "") for line in calls(folder)]
     lines = [line for line in lines if "describe" not in line and " cp - " not in line]
     return [next(word for word in words if word in line) for line in lines]
 
 
 TRAINED = ["uv venv", "clir_jax.train"]
+MADE = ["create", "sleep"]
+ANEW = ["delete", *MADE]
 
 
 def test_a_tpu_is_made_and_trains(programs):
-    _gcloud(programs, "ABSENT")
+    _gcloud(programs, "ABSENT", "READY")
     done = launched(programs, LAUNCH / "tpu.sh", *TPU, *TRAIN)
     assert done.returncode == 0, done.stderr
-    assert _done(programs) == ["create", *TRAINED]
+    assert _done(programs) == [*MADE, *TRAINED]
     assert "gcloud compute tpus tpu-vm delete mine --zone us-a --quiet" in done.stdout
 
 
-def test_a_preempted_tpu_is_made_again_and_one_told_to_stop_goes_on(programs):
-    # Preempted while it trains; then told to stop; then done.
-    _gcloud(programs, "READY", "PREEMPTED", "PREEMPTED", "READY", ssh=(255, STATUS, 0))
-    done = launched(programs, LAUNCH / "tpu.sh", *TPU, *TRAIN)
-    assert done.returncode == 0, done.stderr
-    assert _done(programs) == [*TRAINED, "delete", "create", *TRAINED, *TRAINED]
+@pytest.mark.parametrize(
+    ("states", "ssh", "done"),
+    [
+        # Preempted while it trains.
+        (["READY", *["PREEMPTED"] * 2, "READY"], [0, 255, 0, 0], [*TRAINED, "sleep", *ANEW]),
+        # Told to stop.
+        (["READY"] * 3, [0, STATUS, 0, 0], [*TRAINED, "sleep"]),
+        # The TPU ends the training, cannot be reached any more, and only then tells why.
+        (
+            [*["READY"] * 5, *["PREEMPTED"] * 2, "READY"],
+            [0, STATUS, 255, 255, 0, 0],
+            [*TRAINED, "sleep", "uv venv", "sleep", "uv venv", "sleep", *ANEW],
+        ),
+        # It tells at last, after a pause, why the training has failed.
+        (["READY", *["STOPPING"] * 2, "READY"], [0, 1, 0, 0], [*TRAINED, "sleep", "sleep"]),
+        # The connection breaks, and comes back.
+        (["READY"] * 9, [*[255] * 4, 0, 0], ["uv venv", "sleep"] * 4),
+        # That it could not be reached before the preemption does not count after it.
+        (
+            [*["READY"] * 9, *["PREEMPTED"] * 2, *["READY"] * 9],
+            [*[255] * 5, *[255] * 4, 0, 0],
+            [*["uv venv", "sleep"] * 5, *ANEW, *["uv venv", "sleep"] * 4],
+        ),
+    ],
+    ids=["preempted", "told to stop", "both", "failing", "unreachable", "unreachable twice"],
+)
+def test_a_run_goes_on_on_a_tpu_that_stands_or_another(states, ssh, done, programs):
+    _gcloud(programs, *states, ssh=ssh)
+    given = launched(programs, LAUNCH / "tpu.sh", *TPU, *TRAIN)
+    assert given.returncode == 0, given.stderr
+    assert _done(programs) == [*done, *TRAINED]
+    assert {line for line in calls(programs) if "sleep" in line} == {"sleep 60"}
+    assert [(programs / name).read_text() for name in ("states", "statuses")] == ["", ""]
 
 
 def test_a_run_that_cannot_go_on_is_not_started_again(programs):
-    _gcloud(programs, "READY", "READY", ssh=(2, 0))
+    _gcloud(programs, "READY", "READY", ssh=(0, 2))
     assert launched(programs, LAUNCH / "tpu.sh", *TPU, *TRAIN).returncode == 2
-    assert _done(programs) == TRAINED
+    assert _done(programs) == [*TRAINED, "sleep"]
+
+
+def test_a_tpu_that_is_not_reached_is_given_up(programs):
+    _gcloud(programs, *["READY"] * 10, ssh=[255] * 5)
+    assert launched(programs, LAUNCH / "tpu.sh", *TPU, *TRAIN).returncode == 255
+    assert _done(programs) == ["uv venv", "sleep"] * 5
+
+
+@pytest.mark.parametrize("queued", [True, False])
+@pytest.mark.parametrize(
+    ("state", "done"),
+    [
+        *((state, ANEW) for state in ("PREEMPTED", "TERMINATED", "STOPPED")),
+        *((state, ["sleep"]) for state in ("CREATING", "STARTING", "RESTARTING", "REIMAGING")),
+        *((state, ["sleep"]) for state in ("REPAIRING", "STOPPING", "DELETING", "UNKNOWN", "")),
+    ],
+)
+def test_a_tpu_is_deleted_only_where_it_does_not_come_back(state, done, queued, programs):
+    _gcloud(programs, state, "READY", queue=["ACTIVE"] * 2)
+    given = launched(programs, LAUNCH / "tpu.sh", *TPU, *["--queued"] * queued, *TRAIN)
+    assert given.returncode == 0, given.stderr
+    assert _done(programs) == [*done, *TRAINED]
+    assert given.stdout.splitlines()[0] == (f"mine: {state or 'no state'}; asked again every 60 s")
 
 
 @pytest.mark.parametrize(
     ("queue", "states", "ssh", "done"),
     [
         # Asked for, and given.
-        (["ABSENT", "WAITING_FOR_RESOURCES", "ACTIVE"], ["READY"], [0], ["create", *TRAINED]),
+        (
+            ["ABSENT", "WAITING_FOR_RESOURCES", "ACTIVE"],
+            ["READY"],
+            [0, 0],
+            [*MADE, "sleep", *TRAINED],
+        ),
         # An earlier call has asked for it; the TPU is not up at once.
-        (["PROVISIONING", "ACTIVE", "ACTIVE"], ["CREATING", "READY"], [0], TRAINED),
+        (
+            ["PROVISIONING", "ACTIVE", "ACTIVE"],
+            ["CREATING", "READY"],
+            [0, 0],
+            ["sleep", "sleep", *TRAINED],
+        ),
         # Taken away before this call, and while it waits.
         (
             ["SUSPENDED", "PROVISIONING", "SUSPENDING", "SUSPENDED", "ACTIVE"],
             ["READY"],
-            [0],
-            ["delete", "create", "delete", "create", *TRAINED],
+            [0, 0],
+            [*ANEW, "sleep", "sleep", *ANEW, *TRAINED],
         ),
-        # Taken away while it trains: the node is gone, and the queue is about to tell so.
+        # Taken away while it trains: the queue is about to tell so.
         (
             ["ACTIVE", "SUSPENDING", "SUSPENDED", "ACTIVE"],
-            ["READY", "ABSENT", "READY"],
-            [255, 0],
-            [*TRAINED, "delete", "create", *TRAINED],
+            ["READY", "READY"],
+            [0, 255, 0, 0],
+            [*TRAINED, "sleep", *ANEW, *TRAINED],
         ),
-        # The queue does not tell yet.
-        (
-            ["ACTIVE", "ACTIVE", "ACTIVE"],
-            ["READY", "PREEMPTED", "PREEMPTED", "READY"],
-            [255, 0],
-            [*TRAINED, "delete", "create", *TRAINED],
+        # The queue does not tell yet, and the node is preempted, or gone.
+        *(
+            (
+                ["ACTIVE"] * 4,
+                ["READY", state, state, "READY"],
+                [0, 255, 0, 0],
+                [*TRAINED, "sleep", *ANEW, *TRAINED],
+            )
+            for state in ("PREEMPTED", "ABSENT")
         ),
     ],
-    ids=["new", "waiting", "suspended", "preempted", "at once"],
+    ids=["new", "waiting", "suspended", "told by the queue", "preempted", "gone"],
 )
 def test_the_queue_is_asked_anew_for_what_it_has_taken_away(queue, states, ssh, done, programs):
     _gcloud(programs, *states, queue=queue, ssh=ssh)
-    given = launched(programs, LAUNCH / "tpu.sh", *TPU, "--queued", "--poll", "0", *TRAIN)
+    given = launched(programs, LAUNCH / "tpu.sh", *TPU, "--queued", *TRAIN)
     assert given.returncode == 0, given.stderr
     assert _done(programs) == done
     deletions = [line for line in calls(programs) if " delete " in line]
@@ -133,20 +203,21 @@ def test_the_queue_is_asked_anew_for_what_it_has_taken_away(queue, states, ssh, 
 
 def test_what_the_queue_refuses_is_an_error(programs):
     _gcloud(programs, queue=["PROVISIONING", "FAILED"])
-    done = launched(programs, LAUNCH / "tpu.sh", *TPU, "--queued", "--poll", "0", *TRAIN)
+    done = launched(programs, LAUNCH / "tpu.sh", *TPU, "--queued", "--poll", "7", *TRAIN)
     assert done.returncode == 2
     assert done.stderr.endswith(
         "error: the queue has refused mine; gcloud compute tpus queued-resources describe mine "
         "--zone us-a tells why, and delete --force makes room for another\n"
     )
-    assert _done(programs) == []
+    assert calls(programs)[-2] == "sleep 7"
+    assert _done(programs) == ["sleep"]
 
 
 @pytest.mark.parametrize("why", ["DENIED", "NOWHERE"])
 @pytest.mark.parametrize("queued", [True, False])
 def test_what_gcloud_refuses_to_tell_is_not_taken_for_nothing(why, queued, programs):
     _gcloud(programs, why, queue=[why])
-    options = ["--queued", "--poll", "0"] if queued else []
+    options = ["--queued"] if queued else []
     done = launched(programs, LAUNCH / "tpu.sh", *TPU, *options, *TRAIN)
     assert done.returncode == 1
     told = REFUSALS[why].format("queuedResources" if queued else "nodes")
@@ -221,3 +292,32 @@ def test_a_host_of_a_tpu_without_a_python(host, programs):
         "way to the internet\n"
     )
     assert not (programs / "where").exists()
+
+
+def test_what_still_trains_on_a_host_keeps_its_code(host, programs):
+    """As where gcloud has lost the connection: the host is installed again after its end."""
+    flock = shutil.which("flock")
+    stub(programs, "flock", f'exec {flock} "$@"')
+    (host / "code").mkdir()
+    (host / "code/old.py").touch()
+    # Ends when it is waited for, and tells whether its code was there until then.
+    waited = f"grep -qs '^flock {host}/training.lock true' {programs}/calls"
+    ends = f"until {waited}; do sleep 0.02; done; ls {host}/code >{programs}/until-its-end"
+    trains = ["bash", "-c", f"touch {host}/held; {ends}"]
+    earlier = subprocess.Popen([flock, "--no-fork", host / "training.lock", *trains])
+    try:
+        while not (host / "held").exists():
+            assert earlier.poll() is None
+        done = launched(programs, LAUNCH / "tpu.sh", *TPU, *TRAIN, HOME=str(host))
+        assert done.returncode == 0, done.stderr
+        assert earlier.wait(timeout=10) == 0
+    finally:
+        earlier.kill()
+        earlier.wait()
+    assert (programs / "until-its-end").read_text() == "old.py\n"
+    assert "an earlier training still runs on this host; waiting for its end\n" in done.stdout
+    # And what trains now is waited for in the same way.
+    (line,) = [line for line in calls(programs) if line.startswith("flock --no-fork ")]
+    assert line.startswith(
+        f"flock --no-fork {host}/training.lock {host}/venv/bin/python -m clir_jax"
+    )
