@@ -9,6 +9,13 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
+from clir_jax.files import read_json, write_json
+
+# What is to be moved out of a temporary directory, once it is whole.
+_MOVED = ".moved.json"
+# Moved last: by these, libraries take a directory for a model, and know of what kind.
+_LAST = ("modules.json", "config.json", "clir_jax.json")
+
 
 @contextlib.contextmanager
 def new_directory(
@@ -35,9 +42,11 @@ def new_directory(
     if first and os.path.isdir(old) and not os.path.exists(place):
         old.rename(place)  # what a kill between the two steps of an exchange has left
     check_directory(path, replaced, what)
+    if first and _is_empty(place):
+        _undo(place)
     temporary = _beside(place, "tmp")
     if _to_fill(place):
-        temporary = place / temporary.name
+        temporary = _inside(place)
     if first:
         for left_over in (temporary, old):
             shutil.rmtree(left_over, ignore_errors=True)
@@ -99,13 +108,47 @@ def check_directory(
         )
 
 
+def is_interrupted(place: Path) -> bool:
+    """Whether a kill has left a directory with a part of what was to be moved into it."""
+    return place.is_dir() and bool(_moved(Path(os.path.realpath(place))))
+
+
 def _beside(place: Path, end: str) -> Path:
     return place.with_name(f".{place.name}.{end}")
 
 
+def _inside(place: Path) -> Path:
+    """Where what an empty directory is filled with is written."""
+    return place / _beside(place, "tmp").name
+
+
 def _is_empty(place: Path) -> bool:
-    # Of several hosts, the first may have begun.
-    return place.is_dir() and {p.name for p in place.iterdir()} <= {_beside(place, "tmp").name}
+    """Whether there is nothing in a directory but what a kill has left, or this writing begun."""
+    if not place.is_dir():
+        return False
+    moved = _moved(place)  # before the names: of several hosts, the first may be putting it away
+    return {p.name for p in place.iterdir()} <= {_inside(place).name, *moved}
+
+
+def _moved(place: Path) -> set[str]:
+    """What an interrupted ``_fill`` has moved; nothing where it came to the end."""
+    listing = _inside(place) / _MOVED
+    if not listing.is_file():
+        return set()
+    names = set(read_json(listing, list))
+    left = {name for name in names if (_inside(place) / name).exists()}
+    return names - left if left else set()
+
+
+def _undo(place: Path) -> None:
+    """Empty a directory that ``_fill`` has filled half."""
+    for name in _moved(place):
+        entry = place / name
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+    shutil.rmtree(_inside(place), ignore_errors=True)  # last, as it has the list of them
 
 
 def _stays(place: Path) -> bool:
@@ -132,22 +175,24 @@ def _exchange(temporary: Path, place: Path, old: Path) -> None:
         try:
             temporary.rename(place)  # an empty directory makes way
         except OSError:
-            # It is mounted from the same disk, which looks like any other directory.
+            # It is mounted from the same disk, which looks like any other directory. From there to
+            # here files are copied, inside it they are moved.
             place.mkdir(exist_ok=True)
-            _fill(temporary, place)
+            try:
+                shutil.move(temporary, _inside(place))
+                _fill(_inside(place), place)
+            finally:
+                shutil.rmtree(_inside(place), ignore_errors=True)
 
 
 def _fill(temporary: Path, place: Path) -> None:
-    """Move all into an empty directory; after an error it is empty again."""
-    moved = []
+    """Move all up, into an otherwise empty directory; after an error it is empty again."""
+    names = sorted(entry.name for entry in temporary.iterdir())
+    names.sort(key=lambda name: _LAST.index(name) if name in _LAST else -1)
+    write_json(temporary / _MOVED, names)
     try:
-        for entry in sorted(temporary.iterdir()):
-            moved.append(place / entry.name)
-            shutil.move(entry, moved[-1])
+        for name in names:
+            shutil.move(temporary / name, place / name)
     except BaseException:
-        for entry in moved:
-            if entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                entry.unlink(missing_ok=True)
+        _undo(place)
         raise

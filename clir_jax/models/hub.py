@@ -12,6 +12,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 from clir_jax.files import read_json, write_json
+from clir_jax.models.directories import is_interrupted
 from clir_jax.models.encoder import Encoder, EncoderConfig
 from clir_jax.models.layout import Layout
 from clir_jax.models.layout import PathLike as PathLike
@@ -115,10 +116,16 @@ def locate(name: PathLike) -> Path:
       The directory.
 
     Raises:
-      FileNotFoundError: if there is no such directory, package or model, or no network.
+      FileNotFoundError: if there is no such directory, package or model, or no network; or the
+        directory holds a part of a model.
     """
     text = os.fspath(name)
     if Path(text).is_dir():
+        if is_interrupted(Path(text)):
+            raise FileNotFoundError(
+                f"model {text!r}: a part of its files is there, because what wrote them was "
+                "stopped; write it again"
+            )
         return Path(text)
     if text in _PACKAGES:
         package, inside = _PACKAGES[text]
@@ -165,6 +172,18 @@ def _download(name: str) -> Path:
             "a copy"
         ) from error
     return path
+
+
+def in_hub_cache(name: str) -> bool:
+    """Whether a model has come from the hub to this machine, as ``locate`` brings it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        snapshot_download(name, local_files_only=True)
+    except (HFValidationError, LocalEntryNotFoundError):
+        return False
+    return True
 
 
 def _transformer_directory(directory: Path) -> Path:

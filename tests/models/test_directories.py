@@ -9,6 +9,8 @@ import pytest
 
 from clir_jax import export
 from clir_jax.models.directories import new_directory
+from clir_jax.models.formats import is_saved
+from clir_jax.models.hub import locate
 
 
 @pytest.fixture
@@ -90,6 +92,86 @@ def test_a_mounted_directory_is_empty_after_an_error(mounted, monkeypatch, seen)
     (mounted / ".volume.tmp").mkdir()  # as a kill leaves it
     _write("volume")
     assert _read(mounted) == NEW
+
+
+def _as_killed(monkeypatch, place, work):
+    """What a kill before each change to a directory would have left of it, in order.
+
+    Copies of ``place``, each under its own name.
+    """
+    states = place.parent / "states"
+
+    def before(module, name):
+        change = getattr(module, name)
+
+        def kept(*arguments, **options):
+            target = states / str(len(list(states.iterdir()))) / place.name
+            shutil.copytree(place, target)
+            return change(*arguments, **options)
+
+        patch.setattr(module, name, kept)
+
+    states.mkdir()
+    with monkeypatch.context() as patch:
+        for module, name in ((shutil, "move"), (shutil, "rmtree"), (os, "replace")):
+            before(module, name)
+        before(Path, "unlink")
+        work()
+    shutil.move(states, place.parent / "done")
+    found = sorted((place.parent / "done").iterdir(), key=lambda state: int(state.name))
+    return [state / place.name for state in found]
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_kill_at_any_file_leaves_nothing_to_clean_by_hand(mounted, monkeypatch, seen):
+    monkeypatch.setattr(os.path, "ismount", lambda path: seen and path.name == "volume")
+    names = {"1_Pooling", "README.md", "clir_jax.json", "config.json", "model.safetensors"}
+    names |= {"modules.json", "tokenizer.json"}
+
+    def write(path):
+        with new_directory(path) as temporary:
+            (temporary / "1_Pooling").mkdir()
+            (temporary / "1_Pooling" / "config.json").write_text("new")
+            for name in names - {"1_Pooling"}:
+                (temporary / name).write_text("new")
+
+    states = _as_killed(monkeypatch, mounted, lambda: write(mounted))
+    counts = []
+    for state in states:
+        there = set(os.listdir(state)) - {".volume.tmp"}
+        counts.append(len(there))
+        assert there <= names
+        if there == names:
+            continue
+        # Nobody takes it for a model, of this library or another.
+        assert not is_saved(state)
+        if (state / "config.json").exists():
+            assert there == names - {"clir_jax.json"}
+        if (state / "modules.json").exists():
+            assert there >= names - {"clir_jax.json", "config.json"}
+        if there:
+            with pytest.raises(FileNotFoundError, match="a part of its files is there"):
+                locate(state)
+        again = _as_killed(monkeypatch, state, lambda state=state: write(state))
+        assert set(_read(state)) == {*names - {"1_Pooling"}, "1_Pooling/config.json"}
+        assert not (state / ".volume.tmp").exists()
+        # A kill in the clearing up is no harm either.
+        for second in again:
+            if set(os.listdir(second)) - {".volume.tmp"} != names:
+                write(second)
+                assert set(os.listdir(second)) == names
+    assert set(counts) == set(range(len(names) + 1))
+
+
+def test_what_somebody_put_beside_a_part_stays(mounted, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda path: path.name == "volume")
+    states = _as_killed(monkeypatch, mounted, lambda: _write(mounted))
+    part = next(state for state in states if (state / "1_Pooling").exists())
+    (part / "thesis.txt").write_text("years of work")
+    _fails(part, f"{part}: holds something else than a model and is not overwritten; write the "
+           "name of a new directory")  # fmt: skip
+    assert (part / "thesis.txt").read_text() == "years of work"
+    assert (part / ".volume.tmp" / "model").read_text() == "new"
 
 
 def test_a_mounted_model_is_not_replaced(mounted, monkeypatch):
