@@ -27,16 +27,16 @@ def _export(given: argparse.Namespace) -> int:
     from clir_jax.models.directories import check_directory
     from clir_jax.models.exports import export
     from clir_jax.models.hub import locate
-    from clir_jax.models.model_card import run_of
     from clir_jax.training.kinds import RETRIEVER, kind_at
+    from clir_jax.training.model_card import training_of
 
     # Before a model is downloaded and loaded for nothing.
     check_directory(Path(given.output))
     directory = locate(saved_at(given.model))
     model = (kind_at(directory) or RETRIEVER).load(directory)
-    trained = run_of(given.model)
-    name = given.name or (trained.title if trained else Path(given.model).absolute().name)
-    remarks = export(model, given.to, given.output, name, trained)
+    training = training_of(given.model)
+    name = given.name or (training.title if training else Path(given.model).absolute().name)
+    remarks = export(model, given.to, given.output, name, training)
     for remark in remarks:
         print(f"note: {remark}")
     print(f"{given.output}: README.md says how to load it")

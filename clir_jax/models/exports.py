@@ -38,9 +38,8 @@ from clir_jax.models.formats import (
 )
 from clir_jax.models.generator_files import save_generator
 from clir_jax.models.hub import PathLike, encoder_tensors, save_encoder
-from clir_jax.models.model_card import model_card
+from clir_jax.models.model_card import Training, model_card
 from clir_jax.models.model_card_code import Model
-from clir_jax.models.model_card_training import Trained
 from clir_jax.models.projection import projection_tensors
 from clir_jax.models.retriever import Dense, LateInteraction
 from clir_jax.models.tokenizer import marker_id, markers_of
@@ -64,7 +63,7 @@ def export(
     layout: str,
     directory: PathLike,
     name: str,
-    trained: Trained | None = None,
+    training: Training | None = None,
 ) -> list[str]:
     """Write a model for another library, with a model card.
 
@@ -74,7 +73,8 @@ def export(
       layout: one of ``LAYOUTS``.
       directory: new, or empty. It is whole in the end, or not there.
       name: what the model is called.
-      trained: the stage that trained it, for the card; None where there is none.
+      training: what ``training.model_card.training_of`` tells of it, for the card; None where that
+        is not known.
 
     Returns:
       Sentences on what that library does otherwise; empty where all vectors are the same.
@@ -98,7 +98,7 @@ def export(
             except _CannotSay as error:
                 raise ValueError(f"{name}: {error}") from None
             remarks += [f"{place}/: {remark}" if place else remark for remark in told]
-        write_text(temporary / "README.md", model_card(model, layout, name, remarks, trained))
+        write_text(temporary / "README.md", model_card(model, layout, name, remarks, training))
     return remarks
 
 

@@ -1,30 +1,46 @@
 """The ``README.md`` of an exported model: what it is, how to load it, its training, its figures."""
 
+import dataclasses
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clir_jax.files import read_json
 from clir_jax.models.cross_encoder_files import LoadedCrossEncoder
 from clir_jax.models.encoder import EncoderConfig
 from clir_jax.models.formats import LoadedRetriever
 from clir_jax.models.generator_files import LoadedGenerator
+from clir_jax.models.hub import KNOWN_ARCHITECTURES, in_hub_cache
 from clir_jax.models.model_card_code import Model, loading
-from clir_jax.models.model_card_training import (
-    Place,
-    Trained,
-    began_as,
-    history,
-    hub_name,
-    shown,
-    training,
-)
 from clir_jax.models.retriever import Dense
+from clir_jax.models.t5_files import KNOWN_T5
 
 _LIBRARIES = {"pylate": "PyLate", "colbert": "colbert-ai"}
 _KEYS = ("dataset", "language", "metric", "system", "value")
+# The first models of the hub had no owner.
+_OWNERS = ("google-bert", "FacebookAI", "google-t5")
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What a card tells of the training of a model.
+
+    Args:
+      title: what the model is called if nobody says it.
+      told: Markdown.
+      stage: that the model is from, as rows call it.
+      rows: of ``summary.json``.
+      languages: that it was trained in.
+      bases: what its weights began as, of queries and of passages: a name on the hub or of a
+        package, a directory, or ``""`` for random weights. Empty where it is not known.
+    """
+
+    title: str
+    told: str
+    stage: str
+    rows: Sequence[Mapping[str, Any]] = ()
+    languages: Sequence[str] = ()
+    bases: Sequence[str] = ()
 
 
 def model_card(
@@ -32,7 +48,7 @@ def model_card(
     layout: str,
     name: str,
     remarks: Sequence[str] = (),
-    trained: Trained | None = None,
+    training: Training | None = None,
 ) -> str:
     """Describe an exported model.
 
@@ -41,67 +57,36 @@ def model_card(
       layout: that it was exported to, one of ``exports.LAYOUTS``.
       name: what it is called.
       remarks: what the library does otherwise, as ``exports.export`` says.
-      trained: the stage that trained it; None where there is none.
+      training: how it was trained; None where that is not known.
 
     Returns:
       Markdown, with the front matter of the Hugging Face hub.
 
     Raises:
-      ValueError: if the run's files are damaged.
+      ValueError: if a row of the summary is damaged.
     """
-    config: Mapping[str, Any] = {}
-    places: list[Place] = []
-    rows: list[Any] = []
-    if trained:
-        config = read_json(trained.run / "config.json", dict)
-        places = history(config, trained.stage)
-        summary = trained.run / "summary.json"
-        rows = read_json(summary, list) if summary.is_file() else []
-    towers = (False, True) if isinstance(model, LoadedRetriever) and model.passage else (False,)
-    bases = [began_as(places, passages) for passages in towers] if places else []
+    languages = sorted(set(training.languages)) if training else []
+    bases = training.bases if training else ()
     parts = [
-        _front_matter(model, layout, config, bases),
-        f"# {name}\n\n{_what(model, config)}",
+        _front_matter(model, layout, languages, bases),
+        f"# {name}\n\n{_what(model, languages)}",
         f"## Loading\n\n{loading(model, layout)}",
         "## Settings\n\n" + _settings(model),
     ]
     if remarks:
         parts.append("## Other vectors\n\n" + "\n".join(f"* {remark}." for remark in remarks))
-    if places:
-        told = f"With clir_jax. {_bases(bases)}\n\n{training(places)}"
-        parts.append(f"## Training\n\n{told}")
-        parts.append("## Measured\n\n" + _measured(rows, places[-1].label))
+    if training:
+        parts.append(f"## Training\n\nWith clir_jax. {_bases(bases)}\n\n{training.told}")
+        parts.append("## Measured\n\n" + _measured(training.rows, training.stage))
     return "\n\n".join(parts) + "\n"
 
 
-def run_of(model: str) -> Trained | None:
-    """Find the run that a model is of.
-
-    Args:
-      model: a run, or the directory of one of its stages; or ``model/`` in either.
-
-    Returns:
-      The stage that trained it; None for any other directory or name.
-
-    Raises:
-      ValueError: if the run's configuration is damaged.
-    """
-    place = Path(os.path.abspath(model))
-    place = place.parent if place.name == "model" else place
-    stage = ""
-    if place.parent.name == "stages":
-        stage, run = place.name.partition("-")[2], place.parent.parent
-    else:
-        run = place
-    config = run / "config.json"
-    if not (place / "model").is_dir() or not config.is_file():
-        return None
-    return Trained(run, stage) if read_json(config, dict).get("type") == "Run" else None
+def shown(model: str) -> str:
+    """A model's name as code; of a directory on somebody's machine, its last part."""
+    return f"`{Path(model).name if model.startswith(('/', '~')) else model}`"
 
 
-def _front_matter(
-    model: Model, layout: str, config: Mapping[str, Any], bases: Sequence[str]
-) -> str:
+def _front_matter(model: Model, layout: str, languages: Sequence[str], bases: Sequence[str]) -> str:
     task, tag = "sentence-similarity", "dense-retrieval"
     if isinstance(model, LoadedCrossEncoder):
         task, tag = "text-ranking", "cross-encoder"
@@ -109,9 +94,9 @@ def _front_matter(
         task, tag = "text2text-generation", "query-generation"
     elif model.spec.late_interaction:
         tag = "ColBERT"
-    known = list(dict.fromkeys(name for name in map(hub_name, bases) if name))
+    known = list(dict.fromkeys(name for name in map(_hub_name, bases) if name))
     facts: dict[str, Any] = {
-        "language": _languages(config),
+        "language": languages,
         "library_name": _LIBRARIES.get(layout, layout),
         "pipeline_tag": task,
         "tags": ["clir_jax", "cross-lingual-retrieval", tag],
@@ -124,13 +109,24 @@ def _front_matter(
 def _bases(bases: Sequence[str]) -> str:
     """What the weights began as, also where the hub does not have it."""
     told = [shown(base) if base else "random weights" for base in bases]
+    if not told:
+        return "What it began as is not known here."
     if len(set(told)) == 1:
         return f"It began as {told[0]}."
     return f"What encodes queries began as {told[0]}, what encodes passages as {told[1]}."
 
 
-def _what(model: Model, config: Mapping[str, Any]) -> str:
-    languages = _languages(config)
+def _hub_name(model: str) -> str:
+    """The name of a model that is known to be the hub's; ``""`` for what may be a directory."""
+    if Path(model).exists():
+        return ""
+    known = KNOWN_ARCHITECTURES | KNOWN_T5
+    names = (model, *(f"{owner}/{model}" for owner in _OWNERS))
+    named = next((name for name in names if "/" in name and name in known), "")
+    return named or (model if in_hub_cache(model) else "")
+
+
+def _what(model: Model, languages: Sequence[str]) -> str:
     of = f" in {', '.join(languages)}" if languages else ""
     if isinstance(model, LoadedGenerator):
         t5 = model.t5_config
@@ -248,21 +244,6 @@ def _measured(rows: Sequence[Mapping[str, Any]], stage: str) -> str:
         (*_KEYS[:3], *systems),
         ((*place, *(cells.get(s, "") for s in systems)) for place, cells in lines.items()),
     )
-
-
-def _languages(config: Any) -> list[str]:
-    """Every language that a configuration names, sorted."""
-    found: set[str] = set()
-    if isinstance(config, Mapping):
-        for key, value in config.items():
-            if key == "language" and isinstance(value, str) and value:
-                found.add(value)
-            elif key == "languages" and isinstance(value, list):
-                found |= {v for v in value if isinstance(v, str)}
-            found |= set(_languages(value))
-    elif isinstance(config, list):
-        found = {language for part in config for language in _languages(part)}
-    return sorted(found)
 
 
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

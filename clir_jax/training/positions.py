@@ -106,13 +106,21 @@ class Itinerary:
         A stage is the newest training of it before ``position``; where its rounds have not come to
         it yet, what they start with.
         """
+        found = self.meant(position, model)
+        if isinstance(found, str):
+            return found
+        trained, which = found
+        return str(self.directory(trained) / (BEST if which == "best" else LAST))
+
+    def meant(self, position: Position, model: str | FromStage) -> str | tuple[Position, str]:
+        """The same model as a directory or hub name, or as a training and which model of it."""
         if isinstance(model, str):
             return model
         trained = self._latest(position, model.stage)
-        if trained is None:
-            assert position.group is not None  # Run has checked it.
-            return self.model(position, position.group.start[model.stage])
-        return str(self.directory(trained) / (BEST if model.which == "best" else LAST))
+        if trained is not None:
+            return trained, model.which
+        assert position.group is not None  # Run has checked it.
+        return self.meant(position, position.group.start[model.stage])
 
     def artifact(self, position: Position, name: str) -> Position:
         """The work that wrote the newest artifact of this name before ``position``."""

