@@ -95,7 +95,7 @@ def kept_settings(path: Path) -> dict[str, Any]:
       ``bos_token``, ``eos_token`` and ``model_max_length``, those of them that the files name.
 
     Raises:
-      ValueError: if the length is none.
+      ValueError: if the length is not a number of at least 1.
     """
     known: dict[str, Any] = {
         f"{role}_token": token for role, token in special_tokens(path, ("bos", "eos"), {}).items()
