@@ -28,7 +28,8 @@ test-interop: $(VENV)/.libraries $(addprefix $(INTEROP)/,$(addsuffix /.ready,\
 	$(INTEROP)/pylate/bin/python $(CHECK) pylate sentence-transformers
 	$(INTEROP)/colbert/bin/python $(CHECK) colbert-ai
 	$(BIN)/python $(CHECK) "sentence-transformers 6" transformers onnxruntime
-	$(BIN)/python -m pytest tests/models/test_export_onnx.py
+	REQUIRE_ONNX=1 $(BIN)/python -m pytest tests/models/test_export_onnx.py
+	$(BIN)/python -m tests.interop.t5_parity
 	$(BIN)/python -m tests.interop.mteb_task
 
 # A short run and the step on simulated devices, without torch: for new versions of Python and JAX.

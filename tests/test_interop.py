@@ -1,4 +1,4 @@
-"""The check of other libraries' vectors says no where there is nothing to compare."""
+"""The checks of other libraries say no where something differs, or there is nothing to compare."""
 
 import json
 
@@ -69,3 +69,23 @@ def test_a_library_that_compared_nothing_fails(tmp_path, vectors, monkeypatch, c
         f"error: no case in {tmp_path / 'cases.json'} is for pytest, so nothing was compared\n"
     )
     assert check.main(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("gaps", "same", "status"),
+    [
+        ([1e-6, 1e-4], [True, True], 0),
+        ([1e-6, 2e-4], [True, True], 1),
+        ([1e-6, np.nan], [True, True], 1),
+        ([1e-6, 1e-6], [True, False], 1),
+        ([1e-6, 1e-6], [], 1),
+    ],
+)
+def test_another_t5_fails(monkeypatch, capsys, gaps, same, status):
+    pytest.importorskip("torch")
+    from tests.interop import t5_parity
+
+    monkeypatch.setattr(t5_parity, "_differences", lambda kind, directory: [4.0, *gaps])
+    monkeypatch.setattr(t5_parity, "_their_generator", lambda directory: None)
+    monkeypatch.setattr(t5_parity, "_same_texts", lambda model, decoding: np.array(same, bool))
+    assert t5_parity.main() == status

@@ -2,9 +2,11 @@
 
 Prints what the tests of `tests/models` hold to bounds: the largest difference of a logit and of a
 token's log-likelihood under teacher forcing, for random models of two layers of every kind, and how
-many texts are written token by token the same.
+many texts are written token by token the same. The exit status is 1 if a difference is above
+``MOST``, or a text is another.
 """
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from clir_jax.models.t5_files import save_t5
 from tests.models import test_generator as generators
 from tests.models import test_t5 as t5s
 
+MOST = 1e-4
 DECODINGS: dict[str, Decoding] = {
     "greedy": Greedy(),
     "beam 3, length penalty 2": Beam(beams=3, length_penalty=2.0),
@@ -27,24 +30,29 @@ DECODINGS: dict[str, Decoding] = {
 }
 
 
-def main() -> None:
-    """Print both tables."""
+def main() -> int:
+    """Print both tables; return the exit status."""
+    wrong = 0
     print(f"transformers {transformers.__version__}, torch {torch.__version__.split('+')[0]}, JAX "
           f"{jax.__version__}, {jax.default_backend()}, float32\n")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         print("| model | largest logit | logits differ by | log-likelihoods differ by |")
         print("|---|---|---|---|")
         for kind in t5s.KINDS:
-            print(_difference(kind, Path(folder, kind)))
+            largest, *gaps = _differences(kind, Path(folder, kind))
+            wrong += not all(gap <= MOST for gap in gaps)  # NaN is not
+            print(f"| {kind} | {largest:.1f} | {gaps[0]:.1e} | {gaps[1]:.1e} |")
         print("\n| decoding | texts the same, token by token |\n|---|---|")
-        save_t5(Path(folder, "generator"), generators.CONFIG, generators._model()[1]["t5"])
-        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(Path(folder, "generator")).eval()
+        model = _their_generator(Path(folder, "generator"))
         for name, decoding in DECODINGS.items():
             same = _same_texts(model, decoding)
+            wrong += not (len(same) and same.all())
             print(f"| {name} | {same.sum()} of {len(same)} |")
+    return 1 if wrong else 0
 
 
-def _difference(kind: str, directory: Path) -> str:
+def _differences(kind: str, directory: Path) -> list[float]:
+    """The largest logit, and by how much logits and log-likelihoods differ at most."""
     _, graphdef, params = t5s._ours(kind, directory)
     source, mask, target, scored = t5s._batch()
     theirs = t5s._their_logits(t5s._theirs(kind), source, mask, target)[scored]
@@ -52,11 +60,13 @@ def _difference(kind: str, directory: Path) -> str:
     chosen = target[scored][:, None]
     told = torch.log_softmax(torch.tensor(theirs), -1).numpy()
     found = np.asarray(jax.nn.log_softmax(ours))
-    gaps = [
-        np.abs(ours - theirs).max(),
-        np.abs(np.take_along_axis(found - told, chosen, axis=1)).max(),
-    ]
-    return f"| {kind} | {np.abs(theirs).max():.1f} | {gaps[0]:.1e} | {gaps[1]:.1e} |"
+    arrays = theirs, ours - theirs, np.take_along_axis(found - told, chosen, axis=1)
+    return [float(np.abs(array).max()) for array in arrays]
+
+
+def _their_generator(directory: Path) -> transformers.PreTrainedModel:
+    save_t5(directory, generators.CONFIG, generators._model()[1]["t5"])
+    return transformers.AutoModelForSeq2SeqLM.from_pretrained(directory).eval()
 
 
 def _same_texts(model: transformers.PreTrainedModel, decoding: Decoding) -> np.ndarray:
@@ -72,4 +82,4 @@ def _same_texts(model: transformers.PreTrainedModel, decoding: Decoding) -> np.n
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,11 +1,13 @@
 """The ONNX export: what it says without its packages, and the same vectors with them.
 
 The packages are those of the extra ``onnx``. Where they are not installed, ``make test-interop``
-runs this file.
+runs this file, with ``REQUIRE_ONNX`` set: there a package that cannot be imported is an error.
 """
 
+import importlib
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,12 +39,31 @@ def test_a_missing_package_is_one_sentence(tmp_path, monkeypatch, capsys, packag
     assert os.listdir(tmp_path) == ["model"]
 
 
+def needed(package):
+    """A package of the extra; without it the test is skipped, or fails where it is required."""
+    if os.environ.get("REQUIRE_ONNX"):
+        return importlib.import_module(package)
+    return pytest.importorskip(package)
+
+
+def test_with_other_libraries_nothing_is_skipped(monkeypatch):
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    (line,) = (line for line in makefile.splitlines() if "test_export_onnx.py" in line)
+    name, _, value = line.split()[0].partition("=")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ModuleNotFoundError):
+        needed("clir_jax.no_such_package")
+    monkeypatch.delenv(name)
+    with pytest.raises(pytest.skip.Exception):
+        needed("clir_jax.no_such_package")
+
+
 @pytest.fixture(scope="module")
 def onnx(tmp_path_factory):
     """Exports of both backbones, and our vectors beside them."""
     for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
-    transformers = pytest.importorskip("transformers")
+        needed(package)
+    transformers = needed("transformers")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     directory = tmp_path_factory.mktemp("onnx")
