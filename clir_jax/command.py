@@ -1,10 +1,11 @@
 """What all commands share: a mistake is one sentence and exit status 2, never a traceback."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 SAVED = (
     "a run, a directory that clir_jax, sentence-transformers, PyLate or ColBERT saved, or a name "
@@ -69,6 +70,46 @@ def new_file(path: str) -> Path:
     if not output.absolute().parent.is_dir():
         raise ValueError(f"--output {path}: there is no such directory; make it first")
     return output
+
+
+def work_of(kind: Any, *values: Any, **options: Any) -> Any:
+    """Make a work of options that have the names of its fields.
+
+    Raises:
+      ValueError: as the work says it, with options in the place of the fields.
+    """
+    try:
+        return kind(*values, **options)
+    except ValueError as error:
+        # The field that is wrong comes first; others differ from words by their underscores.
+        others = "|".join(name for name in kind.__dataclass_fields__ if "_" in name)
+        raise ValueError(
+            re.sub(
+                rf"^work [\w.-]+: (\w+)(?= is | has )|\b({others})\b",
+                lambda found: "--" + (found[1] or found[2]).replace("_", "-"),
+                str(error),
+            )
+        ) from None
+
+
+def require_language(kind: Any, language: str | None) -> None:
+    """Refuse a generator whose prompt would name a language that nobody has given.
+
+    Args:
+      kind: of the model, as ``training.kinds`` has it.
+      language: that is given, if one is.
+
+    Raises:
+      ValueError: one sentence for a person.
+    """
+    # Imported late: --help and mistakes in the options need none of it.
+    from clir_jax.training.kinds import GENERATOR
+
+    if kind is GENERATOR and language is None:
+        raise ValueError(
+            "--language is missing, and a generator's prompt names the language of the queries; "
+            "write it, as in --language sw"
+        )
 
 
 def _tell(error: Exception) -> None:

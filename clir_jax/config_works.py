@@ -199,8 +199,10 @@ class Generate(_Work):
     where ``each`` is large enough. Where nothing compares languages, a work for each of them keeps
     every good question.
 
-    All questions are kept in the artifact's directory ``written/``: with another ``round_trip``,
-    depth or ``round_trip_languages``, none is written again.
+    All questions are kept beside the artifact, in ``NAME+written/``: with another ``round_trip``,
+    depth or ``round_trip_languages``, none is written again. The vectors of a round trip are kept
+    only until the artifact is whole: before, the same retriever encodes no passage of the corpus
+    again; after it, all of them.
 
     Args:
       name: of the artifact.
@@ -250,11 +252,13 @@ class Generate(_Work):
                 f"{where}: each is {self.each}, and {type(self.decoding).__name__} writes the same "
                 "question every time; set decoding to Sample(...), or each to 1"
             )
-        if self.round_trip is None and self.round_trip_languages is not None:
-            raise ValueError(
-                f"{where}: round_trip_languages is {self.round_trip_languages}, and nothing is "
-                "searched; name a retriever as round_trip, or leave it out"
-            )
+        for name in ("round_trip_depth", "round_trip_languages"):
+            value = getattr(self, name)
+            if self.round_trip is None and value != getattr(Generate, name):
+                raise ValueError(
+                    f"{where}: {name} is {value}, and nothing is searched; name a retriever as "
+                    "round_trip, or leave it out"
+                )
         for language in self.round_trip_languages or ():
             if language not in self.languages:
                 raise ValueError(

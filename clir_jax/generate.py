@@ -26,8 +26,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from clir_jax.command import Parser, carry_out, new_file
-from clir_jax.config_types import named, require
+from clir_jax.command import Parser, carry_out, new_file, work_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +72,7 @@ def _add_options(parser: Parser) -> None:
         nargs="*",
         help="whose questions must find it (all); without a language, it is only measured. While "
         "the output is unfinished, --round-trip and what begins so may be changed: no question is "
-        "written again",
+        "written again, and the same retriever encodes no passage again",
     )
 
 
@@ -83,17 +82,17 @@ def _generate(given: argparse.Namespace) -> int:
     from clir_jax.models.generator import Beam, Sample
 
     output = new_file(given.output)
-    _check(given)
+    drawn = _drawn(given)
     options = {f: getattr(given, f) for f in Generate.__dataclass_fields__ if hasattr(given, f)}
     for name in ("languages", "round_trip_languages"):
         if name in options:
             options[name] = tuple(options[name])
     if given.beams is not None:
         options["decoding"] = Beam(given.beams)
-    elif drawn := _drawn(given):
+    elif drawn:
         options["decoding"] = Sample(**{"top_k": 10, **drawn})
     options |= {"corpus": CorpusJSONL(given.corpus, on_bad_record=given.on_bad_record)}
-    work = Generate("questions", **options)
+    work = work_of(Generate, "questions", **options)
     # Imported late: --help and mistakes in the options need none of it.
     from clir_jax.evaluation.retrieval import saved_at
     from clir_jax.models import hub
@@ -113,50 +112,27 @@ def _generate(given: argparse.Namespace) -> int:
 
 
 def _drawn(given: argparse.Namespace) -> dict[str, Any]:
-    """The options of ``Sample`` that are given."""
-    drawn = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p")}
-    return {name: value for name, value in drawn.items() if value is not None}
-
-
-def _check(given: argparse.Namespace) -> None:
-    """Refuse options that do not go together, by the names that they have here.
+    """The options of ``Sample`` that are given.
 
     Raises:
-      ValueError: one sentence for a person.
+      ValueError: if they, or several questions, go with ``--beams``.
     """
-    distinct = len(set(given.languages)) == len(given.languages)
-    require(distinct, "--languages", " ".join(given.languages), "different languages")
-    for name in ("each", "sample", "round_trip_depth"):
-        value = getattr(given, name, None)
-        require(value is None or value >= 1, _option(name), value, "at least 1")
-    for name, value in _drawn(given).items():
-        if given.beams is not None:
-            raise ValueError(
-                f"--beams {given.beams} searches, and {_option(name)} {value} draws; write one of "
-                "them"
-            )
+    drawn = {name: getattr(given, name) for name in ("temperature", "top_k", "top_p")}
+    drawn = {name: value for name, value in drawn.items() if value is not None}
+    if given.beams is None:
+        return drawn
+    for name, value in drawn.items():
+        raise ValueError(
+            f"--beams {given.beams} searches, and --{name.replace('_', '-')} {value} draws; write "
+            "one of them"
+        )
     each = getattr(given, "each", 1)
-    if given.beams is not None and each > 1:
+    if each > 1:
         raise ValueError(
             f"--beams {given.beams} finds one question, and --each {each} wants {each}; leave "
             "--beams out to draw them, or write --each 1"
         )
-    for name in ("round_trip_depth", "round_trip_languages"):
-        if hasattr(given, name) and not hasattr(given, "round_trip"):
-            raise ValueError(
-                f"{_option(name)} is of a round trip, and nothing is searched; name a retriever as "
-                "--round-trip, or leave it out"
-            )
-    for language in getattr(given, "round_trip_languages", ()):
-        if language not in given.languages:
-            raise ValueError(
-                f"--round-trip-languages {language}: questions are written in "
-                f"{named(given.languages)}; write some of these"
-            )
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return drawn
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from clir_jax.command import SAVED, Parser, carry_out, new_file
+from clir_jax.command import SAVED, Parser, carry_out, new_file, require_language, work_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def _add_data(parser: Parser) -> None:
         help="JSON lines, as clir_jax.generate writes them, in the place of these two",
     )
     add("--output", required=True, metavar="FILE", help="JSON lines; RankingJSONL reads them")
-    add("--language", default="en", help="of the queries")
+    add("--language", help="of the queries (en); a generator that judges is told it")
     add("--query-column", type=int, default=1, help="which column after the id is the text")
     add(
         "--translation",
@@ -84,10 +84,15 @@ def _mine(given: argparse.Namespace) -> int:
     kinds = options.get("hard", 0) + options.get("semi_hard", 0)
     if kinds:
         options.setdefault("negatives", kinds)
-    work = Mine("negatives", given.model, *data, **options)
+    work = work_of(Mine, "negatives", given.model, *data, **options)
     # Imported late: --help and mistakes in the options need none of it.
+    from clir_jax.evaluation.retrieval import saved_at
+    from clir_jax.models import hub
     from clir_jax.training.alone import write_records
+    from clir_jax.training.kinds import kind_at
 
+    if work.judge not in (None, "bm25"):
+        require_language(kind_at(hub.locate(saved_at(work.judge))), given.language)
     write_records("mine", work, output, given.seed)
     return 0
 
@@ -100,15 +105,14 @@ def _judged(given: argparse.Namespace) -> tuple[Any, Any]:
     for name in ("queries", "qrels"):
         if getattr(given, name) is None:
             raise ValueError(f"--{name} is missing; write --queries and --qrels, or --rankings")
-    files = (given.corpus, given.queries, given.qrels, given.language, given.query_column)
+    language = given.language or "en"
+    files = (given.corpus, given.queries, given.qrels, language, given.query_column)
     translations: dict[str, str | int] = {}
     for text in given.translation:
-        language, place = _translation(text)
-        if language in translations:
-            raise ValueError(
-                f"--translation {text}: {language} was given before; write one of them"
-            )
-        translations[language] = place
+        other, place = _translation(text)
+        if other in translations:
+            raise ValueError(f"--translation {text}: {other} was given before; write one of them")
+        translations[other] = place
     bad = given.on_bad_record
     return (
         Beir(*files, translations=translations, on_bad_record=bad),
@@ -130,7 +134,7 @@ def _rankings(given: argparse.Namespace) -> tuple[Any, Any]:
         )
     bad = given.on_bad_record
     return (
-        RankingJSONL(given.rankings, given.language, on_bad_record=bad),
+        RankingJSONL(given.rankings, given.language or "en", on_bad_record=bad),
         CorpusJSONL(given.corpus, on_bad_record=bad),
     )
 

@@ -76,15 +76,18 @@ def test_a_beam_search_is_that_of_transformers(folder, capsys):
             "--beams 2 finds one question, and --each 2 wants 2; leave --beams out to draw them, "
             "or write --each 1",
         ),
-        (["--languages", "sw", "sw"], "--languages is 'sw sw'; it must be different languages"),
+        (
+            ["--languages", "sw", "sw"],
+            "--languages is ('sw', 'sw'); it must be different languages",
+        ),
         (
             ["--round-trip-depth", "5"],
-            "--round-trip-depth is of a round trip, and nothing is searched; name a retriever as "
-            "--round-trip, or leave it out",
+            "--round-trip-depth is 5, and nothing is searched; name a retriever as --round-trip, "
+            "or leave it out",
         ),
         (
             ["--round-trip", "bm25", "--round-trip-languages", "so"],
-            "--round-trip-languages so: questions are written in sw; write some of these",
+            "--round-trip-languages has 'so', and questions are written in sw; write some of these",
         ),
         (
             ["--corpus", "corpora"],
@@ -141,15 +144,15 @@ def test_options_may_be_corrected_where_nothing_is_lost(folder, monkeypatch, cap
         "generate  artifact questions: the generator was trained for en, not for sw (Swahili); do "
         "not rely on what it writes or scores there"
     ]
-    written = folder / "asked.jsonl.unfinished/written/records.jsonl"
+    written = folder / "asked.jsonl.unfinished/questions+written/records.jsonl"
     before = written.read_bytes()
     assert before.count(b"\n") == 2
     # Other questions: those that are there are not thrown away.
     assert main([*command, "--top-k", "3"]) == 2
     assert capsys.readouterr().err == (
-        "error: asked.jsonl.unfinished/written: an output was begun here (lines written: 2), and "
-        "its decoding.top_k changed from 10 to 3; write what was given before, to go on with it, "
-        "or remove this directory, to begin anew\n"
+        "error: asked.jsonl.unfinished/questions+written: an output was begun here (lines written: "
+        "2), and its decoding.top_k changed from 10 to 3; write what was given before, to go on "
+        "with it, or remove this directory, to begin anew\n"
     )
     assert written.read_bytes() == before
     # Another choice of the same: it goes on behind them.

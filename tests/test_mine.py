@@ -155,13 +155,13 @@ def test_stopped_and_started_again(command, tmp_path, monkeypatch, capsys):
         assert main(options) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "mined.jsonl").exists()
-    begun = tmp_path / "mined.jsonl.unfinished" / "unfinished" / "records.jsonl"
+    begun = tmp_path / "mined.jsonl.unfinished/negatives/unfinished/records.jsonl"
     assert len(begun.read_text().splitlines()) == 1
     assert main([*options, "--seed", "1"]) == 2
     assert capsys.readouterr().err == (
-        "error: mined.jsonl.unfinished: an output was begun here (lines written: 1), and its seed "
-        "changed; write what was given before, to go on with it, or remove this directory, to "
-        "begin anew\n"
+        "error: mined.jsonl.unfinished/negatives: an output was begun here (lines written: 1), and "
+        "its seed changed; write what was given before, to go on with it, or remove this "
+        "directory, to begin anew\n"
     )
     assert len(begun.read_text().splitlines()) == 1
     assert main(options) == 0
@@ -237,7 +237,7 @@ def test_one_that_ends_while_another_starts(command, tmp_path, monkeypatch, caps
         ),
         (
             ["--hard", "1", "--semi-hard", "1"],
-            "work negatives: semi_hard is 1 and semi_hard_margin None; give both, or neither",
+            "--semi-hard is 1 and --semi-hard-margin None; give both, or neither",
         ),
         (
             ["--qrels", "qrel"],

@@ -26,7 +26,7 @@ from clir_jax.training.works import carry_out
 def write_records(label: str, work: Mine | Score | Generate, output: Path, seed: int = 0) -> None:
     """Carry out a work on all devices, and publish its records once they are whole.
 
-    What is unfinished lies beside the output, as OUTPUT.unfinished; the same call goes on with it.
+    What is unfinished lies beside the output, in OUTPUT.unfinished; the same call goes on with it.
     A call with other settings is refused; a ``Generate`` may have another round trip.
 
     Args:
@@ -52,7 +52,7 @@ def _write(label: str, work: Mine | Score | Generate, output: Path, seed: int) -
             run=None,
             mesh=mesh,
             seed=seed,
-            directory=unfinished,
+            directory=unfinished / work.name,
             say=log.say,
             progress=log.progress,
             open_source=lambda source: source.open("."),
@@ -61,9 +61,9 @@ def _write(label: str, work: Mine | Score | Generate, output: Path, seed: int) -
             artifact_print=_no_artifact,
         )
         carry_out(work, place)
-    language = records_source(unfinished).query_language
+    language = records_source(place.directory).query_language
     with replacing(output) as file:
-        shutil.copyfile(unfinished / RECORDS, file)
+        shutil.copyfile(place.directory / RECORDS, file)
     shutil.rmtree(unfinished)
     console.print(f'{output}; read it with RankingJSONL("{output}", "{language}")', markup=False)
 

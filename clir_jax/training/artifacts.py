@@ -33,7 +33,7 @@ from clir_jax.training.blocks import RECORDS
 from clir_jax.training.kinds import LoadedModel, kind_of
 
 FORMAT = 1
-_Told = TypeVar("_Told", Embeddings, np.ndarray)
+_Answers = TypeVar("_Answers", Embeddings, np.ndarray)
 _ABOUT = "about.json"
 _SAMPLED = 1000
 # Characters of a setting that fit into a sentence.
@@ -48,7 +48,7 @@ class Workplace:
       run: the run it belongs to; None where a command carries out a single work.
       mesh: where models compute.
       seed: of what is chosen by chance; another in every round.
-      directory: of the artifact; nothing else is there.
+      directory: of the artifact; nothing else is there. A part that is made first lies beside it.
       say: tells people a line.
       progress: told how much is done, and how much there is to do.
       open_source: opens a source or a collection, artifacts of the run among them.
@@ -112,18 +112,18 @@ class Workplace:
         return records
 
 
-def check_finite(work: Work, model: str | FromStage, told: _Told) -> _Told:
+def check_finite(work: Work, model: str | FromStage, answers: _Answers) -> _Answers:
     """Refuse a broken model's answers here: in a maximum over tokens, a NaN may go unseen.
 
     Raises:
       DataError: if a number is not finite.
     """
-    if not np.isfinite(told.vectors if isinstance(told, Embeddings) else told).all():
+    if not np.isfinite(answers.vectors if isinstance(answers, Embeddings) else answers).all():
         raise DataError(
             f"work {work.name}: the model {model!r} answers with numbers that are not finite; "
             "look for where its training went wrong, or name another"
         )
-    return told
+    return answers
 
 
 def check_language(work: Work, name: str, records: Records) -> None:
@@ -150,13 +150,12 @@ def ensure(
     place: Workplace,
     inputs: Mapping[str, str],
     make: Callable[[Path], Mapping[str, Any]],
-    inside: str = "",
 ) -> str:
     """Make an artifact, unless it is there and fresh.
 
     One that a kill interrupted is gone on with, if its inputs are still the same. In a run, one
     that is damaged or was made of other inputs is made again, and ``place.say`` tells why and what
-    is removed. Of what a command has left unfinished, nothing is removed: it is refused.
+    is removed. Of what a command has left, nothing is removed: it is refused.
 
     Args:
       work: what makes it.
@@ -165,24 +164,22 @@ def ensure(
         people: ``"model"``.
       make: writes all files into a directory, which may hold what an interrupted call has left, and
         returns what is worth knowing of them.
-      inside: the name of a directory in it that is an artifact of its own: it stays when this one
-        is made again, which then costs little, so that a command may do it too.
 
     Returns:
       The hash of the content.
 
     Raises:
-      DataError: if a command finds something unfinished that it cannot go on with.
+      DataError: if a command finds something that it cannot go on with.
     """
     directory = place.directory
     fresh = _fresh(work, inputs)
-    about, reason = _look(directory, fresh, inside)
+    about, reason = _look(directory, fresh)
     if about is not None and "content" in about:
         return str(about["content"])
     if about is None:
-        _begin(work, place, fresh, reason, inside)
+        _begin(work, place, fresh, reason)
     facts = make(directory)
-    named = {str(p.relative_to(directory)): p for p in _files(directory, inside)}
+    named = {str(p.relative_to(directory)): p for p in _files(directory)}
     files = {name: path for name, path in named.items() if path.name != _ABOUT}
     content = _digest(f"{name} {_file_print(path)}" for name, path in files.items())
     sizes = {name: path.stat().st_size for name, path in files.items()}
@@ -192,11 +189,9 @@ def ensure(
     return content
 
 
-def finished(
-    work: Work, place: Workplace, inputs: Mapping[str, str], inside: str = ""
-) -> str | None:
+def finished(work: Work, place: Workplace, inputs: Mapping[str, str]) -> str | None:
     """The hash of the content that ``ensure`` would take; None where it would make something."""
-    about, _ = _look(place.directory, _fresh(work, inputs), inside)
+    about, _ = _look(place.directory, _fresh(work, inputs))
     return None if about is None else about.get("content")
 
 
@@ -269,23 +264,23 @@ def _fresh(work: Work, inputs: Mapping[str, str]) -> dict[str, Any]:
     return {"format": FORMAT, "settings": settings, "inputs": dict(inputs)}
 
 
-def _begin(work: Work, place: Workplace, fresh: dict[str, Any], reason: str, inside: str) -> None:
+def _begin(work: Work, place: Workplace, fresh: dict[str, Any], reason: str) -> None:
     """Remove what cannot be gone on with, and say so, or refuse to."""
     directory = place.directory
-    lines = max((_lines(p) for p in _files(directory, inside) if p.name == RECORDS), default=0)
-    if reason and place.run is None and not inside:
+    made = [path for path in _files(directory) if path.name != _ABOUT]
+    lines = max((_lines(path) for path in made if path.name == RECORDS), default=0)
+    if reason and made and place.run is None:
         raise DataError(
             f"{directory}: an output was begun here (lines written: {lines:,}), and {reason}; "
             "write what was given before, to go on with it, or remove this directory, to begin anew"
         )
     if reason:
-        cheap = inside or not lines
-        removed = "" if cheap else f"; lines removed: {lines:,}"
+        removed = f"; lines removed: {lines:,}" if lines else ""
         place.say(f"artifact {work.name} is built again: {reason}{removed}")
     for path in directory.iterdir() if directory.exists() else ():
         if path.is_file():
             path.unlink()
-        elif path.name != inside:
+        else:
             shutil.rmtree(path)
     write_json(directory / _ABOUT, fresh)
 
@@ -306,11 +301,11 @@ def _whole(directory: Path) -> dict[str, Any]:
     return about
 
 
-def _look(directory: Path, fresh: dict[str, Any], inside: str) -> tuple[dict[str, Any] | None, str]:
+def _look(directory: Path, fresh: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """What there is of an artifact: its ``about.json`` if it can be used, else why it cannot."""
     path = directory / _ABOUT
     if not path.exists():
-        return None, f"{_ABOUT} is missing" if _files(directory, inside) else ""
+        return None, f"{_ABOUT} is missing" if _files(directory) else ""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         if about["format"] != FORMAT:
@@ -344,10 +339,8 @@ def _value(settings: Any, key: str) -> str:
     return text if len(text) <= _SHORT else ""
 
 
-def _files(directory: Path, inside: str = "") -> list[Path]:
-    """All files but those of the artifact inside."""
-    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.suffix != ".part")
-    return [path for path in files if path.relative_to(directory).parts[0] != inside]
+def _files(directory: Path) -> list[Path]:
+    return sorted(p for p in directory.rglob("*") if p.is_file() and p.suffix != ".part")
 
 
 def _file_print(path: Any) -> str:

@@ -26,7 +26,7 @@ _REASONS = (_EMPTY, _UNENDED, _LOST, _AGAIN, _OVER)
 # Of a passage, the questions in each language; None is one without an end.
 Asked = Mapping[str, Sequence[str | None]]
 # Takes a part of the work, "encode" or "search", and how much of it is done.
-_Told = Callable[[str, int], None]
+_Progress = Callable[[str, int], None]
 
 
 def keep_good(
@@ -34,8 +34,9 @@ def keep_good(
     place: Workplace,
     texts: Sequence[str],
     written: Path,
+    vectors: Path,
     directory: Path,
-    told: _Told,
+    progress: _Progress,
 ) -> None:
     """Write the records of the questions that are kept, and count the others.
 
@@ -44,16 +45,20 @@ def keep_good(
       place: has the retriever of the round trip.
       texts: the passages of the corpus.
       written: has what was written, a line a passage: its number in ``texts``, and the questions.
-      directory: of the records and the counts; vectors lie in ``unfinished``.
-      told: told how much is done.
+      vectors: directory of the passages' vectors, where a retriever has encoded them.
+      directory: of the records and the counts.
+      progress: told how much is done.
+
+    Raises:
+      DataError: if nothing is left; then nothing is written.
     """
-    searcher = _searcher(work, place, texts, directory / "unfinished", told)
+    searcher = _searcher(work, place, texts, vectors, progress)
     questions = _Questions(work.languages)
     passages = cut = records = 0
     with replacing(directory / RECORDS) as file, open(file, "w", encoding="utf-8") as lines:
         found = written_lines(written)
         while block := list(itertools.islice(found, _SEARCHED)):
-            told("search", passages)
+            progress("search", passages)
             passages += len(block)
             cut += sum(line["cut"] > 0 for line in block)
             lost = _lost(work, searcher, block, questions)
@@ -62,21 +67,31 @@ def keep_good(
                     lines.write(_line(work.languages, asked, texts[line["passage"]]))
                     records += 1
         # Before the records are in their place: whoever finds them there finds their counts.
-        counts = {"records": records, "passages": passages, "cut": cut}
-        write_json(directory / COUNTS, {**counts, "questions": questions.counts})
-    told("search", passages)
+        facts = {"records": records, "passages": passages, "cut": cut}
+        if not records:
+            raise DataError(
+                f"work {work.name}: no record is left "
+                f"({'; '.join(_sentences(work, questions.counts))}); train the generator longer, "
+                "with a greater target_length if its questions are unfinished, or filter less"
+            )
+        write_json(directory / COUNTS, {**facts, "questions": questions.counts})
+    progress("search", passages)
 
 
 def tell(work: Generate, place: Workplace, facts: Mapping[str, Any]) -> None:
-    """Say what became of the questions.
-
-    Raises:
-      DataError: if nothing is left.
-    """
-    sentences = []
+    """Say what became of the questions."""
     passages, cut, records = (facts[name] for name in ("passages", "cut", "records"))
-    for language, told in facts["questions"].items():
-        counts = Counter(told)
+    message = f"artifact {work.name}: {passages:,} passages"
+    message += f", {cut:,} of them cut to fit the prompt" if cut else ""
+    place.say("\n".join([message, *_sentences(work, facts["questions"])]))
+    place.say(f"artifact {work.name}: {records:,} of {passages * work.each:,} records are kept")
+
+
+def _sentences(work: Generate, questions: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """What became of the questions in each language."""
+    sentences = []
+    for language, counted in questions.items():
+        counts = Counter(counted)
         reasons = [f"{counts[what]:,} {what}" for what in _REASONS if counts[what]]
         sentences.append(
             ", ".join([f"{language}  {counts['written']:,} questions written", *reasons])
@@ -87,15 +102,7 @@ def tell(work: Generate, place: Workplace, facts: Mapping[str, Any]) -> None:
                 f"; {share:.1%} of {counts['searched']:,} find their passage in the first "
                 f"{work.round_trip_depth} of {work.round_trip}"
             )
-    told = f"artifact {work.name}: {passages:,} passages"
-    told += f", {cut:,} of them cut to fit the prompt" if cut else ""
-    place.say("\n".join([told, *sentences]))
-    place.say(f"artifact {work.name}: {records:,} of {passages * work.each:,} records are kept")
-    if not records:
-        raise DataError(
-            f"work {work.name}: no record is left ({'; '.join(sentences)}); train the generator "
-            "longer, with a greater target_length if its questions are unfinished, or filter less"
-        )
+    return sentences
 
 
 class _Questions:
@@ -151,7 +158,7 @@ def _says_something(question: str | None) -> bool:
 
 
 def _searcher(
-    work: Generate, place: Workplace, texts: Sequence[str], directory: Path, told: _Told
+    work: Generate, place: Workplace, texts: Sequence[str], vectors: Path, progress: _Progress
 ) -> Searcher | None:
     model = work.round_trip
     if model is None:
@@ -164,10 +171,10 @@ def _searcher(
             place.encoder(model),
             texts,
             len(texts),
-            directory / "round_trip",
-            lambda told: check_finite(work, model, told),
+            vectors,
+            functools.partial(check_finite, work, model),
         )
-    searcher.prepare(functools.partial(told, "encode"))
+    searcher.prepare(functools.partial(progress, "encode"))
     return searcher
 
 

@@ -43,7 +43,6 @@ from clir_jax.training.negatives import titled_passages
 _BLOCK = 128
 _ROWS = 64
 _WIDTH_STEP = 32
-_UNFINISHED, _WRITTEN = "unfinished", "written"
 
 
 def generate(work: Generate, place: Workplace) -> str:
@@ -51,7 +50,8 @@ def generate(work: Generate, place: Workplace) -> str:
 
     Equal passages are one. A question depends on its passage, its language, its number and the
     seed. What became of the questions is told by language, and what was left out. All questions
-    are kept beside the records, so that another filter writes none again.
+    are an artifact of their own, beside this one, so that another filter writes none again; until
+    this one is whole, so are the vectors of a round trip, for each corpus and retriever.
 
     Args:
       work: what to do.
@@ -64,15 +64,17 @@ def generate(work: Generate, place: Workplace) -> str:
       ConfigError: if the model is no generator.
       DataError: if the corpus has no passages, or no record is left.
     """
+    corpus = source_print(work.corpus, place)
+    round_trip = "none" if work.round_trip is None else searcher_print(work.round_trip, place)
     prints = {
         "model": model_print(place.model_directory(work.model)),
-        "corpus": source_print(work.corpus, place),
+        "corpus": corpus,
         "seed": str(place.seed),
     }
-    round_trip = "none" if work.round_trip is None else searcher_print(work.round_trip, place)
     inputs = prints | {"round_trip": round_trip}
-    if (content := finished(work, place, inputs, _WRITTEN)) is not None:
+    if (content := finished(work, place, inputs)) is not None:
         return content
+    written, encoded = _beside(place, "written"), _beside(place, "encoded")
     texts = list(dict(titled_passages(work, place.open_source(work.corpus))))
     chosen = np.arange(len(texts))
     if work.sample is not None and work.sample < len(texts):
@@ -86,24 +88,29 @@ def generate(work: Generate, place: Workplace) -> str:
 
     def make(directory: Path) -> Mapping[str, Any]:
         if not (directory / RECORDS).exists():
-            keep_good(work, place, texts, directory / _WRITTEN, directory, steps.told)
-        shutil.rmtree(directory / _UNFINISHED, ignore_errors=True)
+            vectors = encoded / corpus / round_trip
+            keep_good(work, place, texts, written, vectors, directory, steps.progress)
+        shutil.rmtree(encoded, ignore_errors=True)
         facts: dict[str, Any] = read_json(directory / COUNTS, dict)
         tell(work, place, facts)
         return facts | {"language": work.languages[0]}
 
-    inner = dataclasses.replace(place, directory=place.directory / _WRITTEN)
-    ensure(_unfiltered(work), inner, prints, write)
-    return ensure(work, place, inputs, make, _WRITTEN)
+    ensure(_unfiltered(work), dataclasses.replace(place, directory=written), prints, write)
+    return ensure(work, place, inputs, make)
+
+
+def _beside(place: Workplace, part: str) -> Path:
+    """Where a part of an artifact is; no name of a work has a plus sign."""
+    return place.directory.with_name(f"{place.directory.name}+{part}")
 
 
 def _unfiltered(work: Generate) -> Generate:
     """What decides which questions are written, and not which of them are kept."""
     return dataclasses.replace(
         work,
-        name=f"{work.name}-{_WRITTEN}",
+        name=f"{work.name}-written",
         round_trip=None,
-        round_trip_depth=1,
+        round_trip_depth=Generate.round_trip_depth,
         round_trip_languages=None,
     )
 
@@ -116,7 +123,7 @@ class _Steps:
         self._parts = {"write": passages, "encode": encoded, "search": passages}
         self._tell = place.progress
 
-    def told(self, part: str, done: int) -> None:
+    def progress(self, part: str, done: int) -> None:
         """Tell how much of a part is done."""
         names = list(self._parts)
         before = sum(self._parts[name] for name in names[: names.index(part)])
@@ -139,8 +146,8 @@ def _write(
             "writes no questions; name a generator"
         )
     prompts = PromptTokenizer(model.tokenizer, model.spec)
-    if told := prompts.of_languages(work.languages):
-        place.say(f"artifact {work.name}: {told}")
+    if message := prompts.of_languages(work.languages):
+        place.say(f"artifact {work.name}: {message}")
     writer = _Writer(work, model, prompts, place.seed, place.mesh)
 
     def lines(rows: range) -> Iterator[str]:
@@ -150,8 +157,8 @@ def _write(
             line = {"passage": number, "cut": pieces, "questions": own}
             yield json.dumps(line, ensure_ascii=False) + "\n"
 
-    told_done = functools.partial(steps.told, "write")
-    write_blocks(directory / RECORDS, len(chosen), _BLOCK, lines, lambda done, _: told_done(done))
+    progress = functools.partial(steps.progress, "write")
+    write_blocks(directory / RECORDS, len(chosen), _BLOCK, lines, lambda done, _: progress(done))
 
 
 class _Writer:
@@ -202,7 +209,7 @@ class _Writer:
             block = block_of(part, size, _WIDTH_STEP, self._mesh)
             own = np.pad(ids[rows], ((0, len(block.ids) - len(rows)), (0, 0)))
             with jax.set_mesh(self._mesh):
-                told = _generate_step(
+                answer = _generate_step(
                     self._model.graphdef,
                     self._model.params,
                     *put_whole((block, own), self._mesh),
@@ -210,8 +217,8 @@ class _Writer:
                     self._seed,
                 )
             count = len(rows) * each
-            check_finite(self._work, self._work.model, np.asarray(told.log_prob)[:count])
-            pieces, mask = np.asarray(told.ids)[:count], np.asarray(told.mask)[:count]
+            check_finite(self._work, self._work.model, np.asarray(answer.log_prob)[:count])
+            pieces, mask = np.asarray(answer.ids)[:count], np.asarray(answer.mask)[:count]
             ended = ((pieces == end) & mask).any(axis=1)
             found = [
                 " ".join(text.split()) if whole else None

@@ -58,6 +58,8 @@ def test_what_is_there_and_fresh_is_taken(shop):
     before = bytes_of(place.directory)
     assert ensure(WORK, place, INPUTS, refuse) == content == content_print(place.directory)
     assert bytes_of(place.directory) == before
+    assert finished(WORK, place, INPUTS) == content
+    assert finished(dataclasses.replace(WORK, negatives=3), place, INPUTS) is None
     assert shop.said == []
     about = json.loads(before["about.json"])
     assert about.pop("content") == content
@@ -190,28 +192,15 @@ def test_a_command_removes_nothing(shop, whole):
         ensure(WORK, place, INPUTS, refuse)
 
 
-def test_what_is_an_artifact_of_its_own_stays(shop):
-    place = shop.place("mined")
-    inner = dataclasses.replace(place, directory=place.directory / "inner")
-    ensure(WORK, inner, INPUTS, make)
-    content = ensure(WORK, place, INPUTS, make, "inner")
-    assert (
-        finished(WORK, place, INPUTS, "inner")
-        == content
-        == ensure(WORK, shop.place("other"), INPUTS, make)
-    )
-    changed = dataclasses.replace(WORK, negatives=3)
-    assert finished(changed, place, INPUTS, "inner") is None
-    (place.directory / "old").mkdir()
+def test_a_command_that_has_made_nothing_may_be_corrected(shop):
+    def killed(directory):
+        raise Killed
 
-    def look(directory):
-        assert sorted(path.name for path in directory.iterdir()) == ["about.json", "inner"]
-        return make(directory)
-
-    # What costs little is made again by a command too.
-    ensure(changed, dataclasses.replace(place, run=None), INPUTS, look, "inner")
+    place = dataclasses.replace(shop.place("mined"), run=None)
+    with pytest.raises(Killed):
+        ensure(WORK, place, INPUTS, killed)
+    ensure(dataclasses.replace(WORK, negatives=3), place, INPUTS, make)
     assert shop.said == ["artifact mined is built again: its negatives changed from 8 to 3"]
-    assert ensure(WORK, inner, INPUTS, refuse) == content
 
 
 def damage(name, text):

@@ -10,6 +10,7 @@ from flax import nnx
 
 from clir_jax.config import Generate
 from clir_jax.config_files import ConfigError
+from clir_jax.data.answers import AnswerWriter
 from clir_jax.data.prompts import PromptTokenizer
 from clir_jax.data.reading import DataError
 from clir_jax.data.sources import TextLines
@@ -66,12 +67,14 @@ def test_every_question_is_the_model_asked_alone(tmp_path, monkeypatch):
     # A kill between two blocks: the first is not written again.
     with pytest.raises(Killed):
         generate(work, shop.place("asked", kill_at(2)))
-    written = tmp_path / "artifacts/asked/written" / RECORDS
+    written = tmp_path / "artifacts/asked+written" / RECORDS
     first = [json.loads(line)["questions"] for line in written.read_text().splitlines()]
     generate(work, shop.place("asked"))
     assert shop.progressed[0] == (2, 10)
     generate(work, shop.place("other"))
-    assert bytes_of(tmp_path / "artifacts/asked") == bytes_of(tmp_path / "artifacts/other")
+    for part in ("", "+written"):
+        asked, other = (tmp_path / f"artifacts/{name}{part}" for name in ("asked", "other"))
+        assert bytes_of(asked) == bytes_of(other) != {}
     # Alone: a row of its own, with the key that its number gives.
     prompts, key, asked = PromptTokenizer(model.tokenizer, model.spec), jax.random.key(5), {}
     alone = jax.jit(
@@ -208,7 +211,8 @@ def test_another_filter_writes_no_question_again(tmp_path, monkeypatch):
     again = [line for line in shop.said if "built again" in line]
     assert again == [
         'artifact asked is built again: its round_trip_languages changed from ["en"] to []',
-        'artifact asked is built again: its round_trip changed from "bm25" to null',
+        'artifact asked is built again: its round_trip changed from "bm25" to null; lines removed: '
+        "1",
     ]
     assert whole["records.jsonl"] == bytes_of(tmp_path / "artifacts/asked")["records.jsonl"]
     # What was written is not what another seed writes.
@@ -216,7 +220,7 @@ def test_another_filter_writes_no_question_again(tmp_path, monkeypatch):
     generate(dataclasses.replace(WORK), shop.place("asked"))
     assert shop.said[-4:-2] == [
         "artifact asked-written is built again: its seed changed; lines removed: 1",
-        "artifact asked is built again: its seed changed",
+        "artifact asked is built again: its seed changed; lines removed: 1",
     ]
 
 
@@ -244,6 +248,40 @@ def test_a_sample_and_a_retriever_for_the_round_trip(tmp_path, monkeypatch):
     assert (
         "sw  2 questions written, 1 not found again; 50.0% of 2 find their passage" in shop.said[0]
     )
+
+
+def test_another_filter_encodes_no_passage_again(tmp_path, monkeypatch):
+    model, texts = retriever(), ["lake.", "mover una.", "tuke lana river."]
+    # Every passage is asked what finds the next one first.
+    asked = texts[1:] + texts[:1]
+    assert not (scores_by_hand(model, asked, texts).argmax(axis=1) == np.arange(3)).any()
+    _scripted(monkeypatch, {a: {"sw": [q], "en": [q]} for a, q in zip(texts, asked, strict=True)})
+    shop = _shop(tmp_path, texts)
+    monkeypatch.chdir(tmp_path)
+
+    def place(name):
+        loaded = {"model": _model(), "other": model}
+        return dataclasses.replace(shop.place(name), load_model=lambda name, _: loaded[name])
+
+    encoded, append = [], AnswerWriter.append
+
+    def note(writer, own, answers):
+        encoded.extend(own)
+        append(writer, own, answers)
+
+    monkeypatch.setattr(AnswerWriter, "append", note)
+    work = dataclasses.replace(WORK, round_trip="other", round_trip_depth=1)
+    with pytest.raises(DataError, match="no record is left"):
+        generate(work, place("asked"))
+    assert sorted(encoded) == sorted(texts)
+    work = dataclasses.replace(work, round_trip_depth=3)
+    generate(work, dataclasses.replace(place("asked"), run=None))  # a command may do it too
+    assert len(encoded) == 3
+    assert not list(tmp_path.glob("artifacts/*encoded*"))
+    generate(work, place("other"))
+    folders = [tmp_path / "artifacts" / name for name in ("asked", "other")]
+    assert bytes_of(folders[0]) == bytes_of(folders[1])
+    assert len(encoded) == 6
 
 
 def test_a_language_it_was_not_trained_for_is_told_by_every_work(tmp_path):
@@ -276,6 +314,7 @@ def test_a_model_that_writes_nothing(tmp_path):
         ({"sample": 0}, "sample is 0; it must be at least 1"),
         ({"each": 2, "decoding": Beam()}, "Beam writes the same question every time; set"),
         ({"round_trip_languages": ()}, "nothing is searched; name a retriever as round_trip"),
+        ({"round_trip_depth": 5}, "round_trip_depth is 5, and nothing is searched; name a ret"),
         (
             {"round_trip": "bm25", "round_trip_languages": ("so",)},
             "has 'so', and questions are written in en, sw; write some of these",
