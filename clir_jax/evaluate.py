@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clir_jax.command import ANY_SAVED, Parser, carry_out
+from clir_jax.command import ANY_SAVED, Parser, carry_out, require_language
 
 _METRICS, _DEPTH = ("nDCG@10", "RR@10", "R@100"), 100
 
@@ -103,17 +103,13 @@ def _searches(given: argparse.Namespace) -> bool:
     """Whether the model searches, as others rerank; refuses options that its kind cannot have."""
     from clir_jax.evaluation.retrieval import saved_at
     from clir_jax.models import hub
-    from clir_jax.training.kinds import GENERATOR, RETRIEVER, kind_at
+    from clir_jax.training.kinds import RETRIEVER, kind_at
 
     kind = kind_at(hub.locate(saved_at(given.model)))
     if kind in (None, RETRIEVER):
         _refuse_candidates(given, "a retriever")
         return True
-    if kind is GENERATOR and given.language is None:
-        raise ValueError(
-            "--language is missing, and a generator's prompt names the language of the queries; "
-            "write it, as in --language sw"
-        )
+    require_language(kind, given.language)
     return False
 
 
@@ -146,12 +142,12 @@ def _reranked(
     scorer = pair_scorer(on_mesh(load_model(saved_at(given.model)), mesh), mesh)
     with rich.progress.Progress(transient=True) as bar:
         task = bar.add_task("pairs", total=None)
-        measured = measure_reranked(
+        measured, messages = measure_reranked(
             scorer, collection, found, metrics,
             lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
-    for told in scorer.told(collection.language):
-        print(told, file=sys.stderr)
+    for message in messages:
+        print(message, file=sys.stderr)
     return measured
 
 

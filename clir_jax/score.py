@@ -18,7 +18,7 @@ where a task of student.py distils the scores:
 import argparse
 from collections.abc import Sequence
 
-from clir_jax.command import ANY_SAVED, Parser, carry_out, new_file
+from clir_jax.command import ANY_SAVED, Parser, carry_out, new_file, require_language
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--model", required=True, help=ANY_SAVED)
     add("--input", required=True, metavar="FILE", help="JSON lines, as clir_jax.mine writes them")
     add("--output", required=True, metavar="FILE", help="the same lines with scores")
-    add("--language", default="en", help='of "query" in the lines (en); a generator is told it')
+    add("--language", help='of "query" in the lines (en); a generator is told it')
     add(
         "--query-language",
         default="",
@@ -50,11 +50,15 @@ def _score(given: argparse.Namespace) -> int:
     from clir_jax.data.rankings import RankingJSONL
 
     output = new_file(given.output)
-    source = RankingJSONL(given.input, given.language, on_bad_record=given.on_bad_record)
+    source = RankingJSONL(given.input, given.language or "en", on_bad_record=given.on_bad_record)
     work = Score("scores", given.model, source, given.query_language)
     # Imported late: --help and mistakes in the options need none of it.
+    from clir_jax.evaluation.retrieval import saved_at
+    from clir_jax.models import hub
     from clir_jax.training.alone import write_records
+    from clir_jax.training.kinds import kind_at
 
+    require_language(kind_at(hub.locate(saved_at(given.model))), given.language)
     write_records("score", work, output)
     return 0
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clir_jax.command import SAVED, Parser, carry_out, new_file
+from clir_jax.command import SAVED, Parser, carry_out, new_file, require_language
 
 if TYPE_CHECKING:
     from clir_jax.data.collections import Collection
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--query", action="append", metavar="TEXT", help="a question; may be repeated")
     add("--queries", metavar="FILE", help="id<TAB>text, or JSON lines, in the place of --query")
     add("--query-column", type=int, help="which column of --queries after the id is the text (1)")
-    add("--language", default="en", help="of the questions; a generator of --rerank is told it")
+    add("--language", help="of the questions (en); a generator of --rerank is told it")
     add("--k", type=int, default=10, help="passages a question (10)")
     add("--rerank", metavar="MODEL", help="a cross-encoder or a generator, to order what is found")
     add("--depth", type=int, help=f"passages that --rerank reads a question ({_DEPTH})")
@@ -97,7 +97,7 @@ def _collection(given: argparse.Namespace) -> "Collection":
     corpus = Corpus(".", given.corpus, intake)
     return Collection(
         name=given.corpus,
-        language=given.language,
+        language=given.language or "en",
         passage_ids=list(corpus.rows),
         passages=[corpus.text(row) for row in corpus.rows.values()],
         query_ids=list(asked),
@@ -136,6 +136,7 @@ def _scorer(given: argparse.Namespace) -> Any:
             f"--rerank {given.rerank}: this does not read a question and a passage together; name "
             "a cross-encoder or a generator, and a retriever as --model"
         )
+    require_language(kind, given.language)
     mesh = make_mesh()
     return pair_scorer(on_mesh(load_model(saved), mesh), mesh)
 
@@ -144,11 +145,11 @@ def _reranked(scorer: Any, collection: "Collection", found: Found) -> Found:
     from clir_jax.evaluation.reranking import rerank_texts
 
     with _log("rerank") as log:
-        run = rerank_texts(
+        run, messages = rerank_texts(
             scorer, collection, {q: list(own) for q, own in found.items()}, log.progress
         )
-        for told in scorer.told(collection.language):
-            log.say(told)
+        for message in messages:
+            log.say(message)
     return run
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from clir_jax import evaluate, search
+from clir_jax import evaluate, mine, search
 from clir_jax.data.rankings import RankingJSONL
 from clir_jax.evaluation.runs import read_run
 from clir_jax.models.cross_encoder import CrossEncoder, CrossEncoderModel
@@ -24,6 +24,10 @@ from tests.models import test_generator_files as generators
 from tests.training.workshop import WORDS, write_data
 
 OPTIONS = ["--input", "rankings.jsonl", "--language", "sw", "--output", "scored.jsonl"]
+UNNAMED = (
+    "error: --language is missing, and a generator's prompt names the language of the queries; "
+    "write it, as in --language sw\n"
+)
 
 
 def _save_cross_encoder(folder):
@@ -70,7 +74,10 @@ def test_of_a_cross_encoder_stopped_and_started_again(tmp_path, monkeypatch, cap
         patched.setattr(WorkLog, "progress", stop)
         assert main(command) == 130
     assert "the same command goes on" in capsys.readouterr().err
-    assert len((tmp_path / "scored.jsonl.unfinished/records.jsonl").read_text().splitlines()) == 8
+    assert (
+        len((tmp_path / "scored.jsonl.unfinished/scores/records.jsonl").read_text().splitlines())
+        == 8
+    )
     assert main(command) == 0
     assert 'scored.jsonl; read it with RankingJSONL("scored.jsonl", "sw")' in (
         capsys.readouterr().out
@@ -103,6 +110,9 @@ def test_of_a_generator(tmp_path, monkeypatch, capsys):
     long = "b b a" + " b b a" * 20
     row = {"query": "a b b", "positives": ["b a a"], "negatives": ["a a b b", "b", long]}
     (tmp_path / "rankings.jsonl").write_text(json.dumps(row) + "\n")
+    unnamed = [*OPTIONS[:2], *OPTIONS[4:]]
+    assert main(["--model", "model", *unnamed]) == 2
+    assert capsys.readouterr().err == UNNAMED
     assert main(["--model", "model", *OPTIONS]) == 0
     assert "1 of 4 passages read are cut to fit the prompt" in capsys.readouterr().out
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained("model").eval()
@@ -185,10 +195,7 @@ def test_evaluate_tells_a_generator_the_language(tmp_path, monkeypatch, capsys):
     command = ["--corpus", "corpus.jsonl", "--queries", "queries.tsv", "--qrels", "qrels"]
     command += ["--metrics", "RR@10", "--run-file", "out.trec"]
     assert evaluate.main(["--model", "model", *command]) == 2
-    assert capsys.readouterr().err == (
-        "error: --language is missing, and a generator's prompt names the language of the queries; "
-        "write it, as in --language sw\n"
-    )
+    assert capsys.readouterr().err == UNNAMED
     assert evaluate.main(["--model", "model", *command, "--language", "so"]) == 0
     told = capsys.readouterr().err.splitlines()
     assert told == [
@@ -204,6 +211,11 @@ def test_evaluate_tells_a_generator_the_language(tmp_path, monkeypatch, capsys):
         assert module.main(options) == 2
         assert "error: t5: this is a T5, which nobody has trained" in capsys.readouterr().err
     command = ["--model", "bm25", "--corpus", "corpus.jsonl", "--query", "a", "--rerank", "model"]
+    assert search.main(command) == 2
+    assert capsys.readouterr().err == UNNAMED
+    judged = ["--rankings", "none", "--output", "mined", "--judge", "model"]
+    assert mine.main([*command[:4], *judged]) == 2
+    assert capsys.readouterr().err == UNNAMED
     assert search.main([*command, "--language", "so"]) == 0
     found = [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]
     assert found == [f"rerank {line}" for line in told]

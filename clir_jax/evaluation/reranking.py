@@ -46,7 +46,6 @@ class PairScorer:
       reader: makes requests of texts.
       kind: the request that the model answers, ``Relevance`` or ``Likelihood``.
       mesh: the mesh; rows are split over it.
-      counts: of the passages of a generator, how many were ``"read"`` and ``"cut"`` so far.
     """
 
     graphdef: Any
@@ -54,7 +53,6 @@ class PairScorer:
     reader: TokenizerLike
     kind: type[Any]
     mesh: Mesh
-    counts: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def of_language(self, language: str) -> str:
         """What to say of a language that a generator was not trained for; empty of any other."""
@@ -68,7 +66,7 @@ class PairScorer:
         pairs: Sequence[tuple[str, str]],
         language: str,
         progress: Progress = lambda done, total: None,
-    ) -> Float[np.ndarray, " n"]:
+    ) -> tuple[Float[np.ndarray, " n"], Counter[str]]:
         """Score pairs.
 
         Args:
@@ -77,11 +75,13 @@ class PairScorer:
           progress: told the pairs that are done.
 
         Returns:
-          ``[n]`` float32, in the order of ``pairs``.
+          ``[n]`` float32, in the order of ``pairs``; and of the passages of a generator, how many
+          were ``"read"`` and ``"cut"``.
         """
-        found = np.empty(len(pairs), np.float32)
+        found, counts = np.empty(len(pairs), np.float32), Counter[str]()
         for start in range(0, len(pairs), _WINDOW):
-            request = self._request(pairs[start : start + _WINDOW], language)
+            request, own = self._request(pairs[start : start + _WINDOW], language)
+            counts.update(own)
             used = sum(tokens.mask.sum(axis=1) for tokens in _texts(request))
             order = np.argsort(used, kind="stable")
             for begin in range(0, len(order), _BLOCK_ROWS):
@@ -90,18 +90,15 @@ class PairScorer:
                 part = jax.tree.map(lambda x, rows=rows: x[rows], request)
                 found[start + rows] = self._score(part)[: len(rows)]
         progress(len(pairs), len(pairs))
-        return found
+        return found, counts
 
-    def told(self, language: str) -> list[str]:
-        """What to say after queries in a language were scored: of the language, and of cuts."""
-        return [text for text in (self.of_language(language), of_cut(self.counts)) if text]
-
-    def _request(self, pairs: Sequence[tuple[str, str]], language: str) -> Any:
+    def _request(
+        self, pairs: Sequence[tuple[str, str]], language: str
+    ) -> tuple[Any, dict[str, int]]:
         if not isinstance(self.reader, QuestionTokenizer):
-            return self.reader.tokenize(self.kind, pairs)
+            return self.reader.tokenize(self.kind, pairs), {}
         request, cut = self.reader.read([(*pair, language) for pair in pairs])
-        self.counts.update(read=len(cut), cut=int((cut > 0).sum()))
-        return request
+        return request, {"read": len(cut), "cut": int((cut > 0).sum())}
 
     def _score(self, request: Any) -> Float[np.ndarray, " R"]:
         """Score at most ``_BLOCK_ROWS`` rows, as narrow as they allow, in one of few shapes."""
@@ -119,7 +116,7 @@ def of_cut(counts: Mapping[str, int]) -> str:
     """What to say of passages that were cut; empty if none was.
 
     Args:
-      counts: as ``PairScorer`` counts.
+      counts: as ``PairScorer.scores`` gives them.
 
     Example:
       >>> of_cut({"read": 1200, "cut": 3})
@@ -169,7 +166,7 @@ def bm25_candidates(collection: Collection, depth: int) -> Candidates:
 
 def rerank_texts(
     scorer: PairScorer, collection: Collection, candidates: Candidates, progress: Progress
-) -> Candidates:
+) -> tuple[Candidates, list[str]]:
     """Order the candidates of every query by a model's scores of them.
 
     Args:
@@ -179,8 +176,8 @@ def rerank_texts(
       progress: told the pairs that are done.
 
     Returns:
-      Passage ids and falling scores by query id; equal scores in the order of the candidates.
-      ``scorer.told`` has what people are to be told then.
+      Passage ids and falling scores by query id, equal scores in the order of the candidates; and
+      what people are to be told of the language, and of passages that were cut.
     """
     passages = dict(zip(collection.passage_ids, collection.passages, strict=True))
     listed = {
@@ -189,9 +186,12 @@ def rerank_texts(
     }
     texts = dict(zip(collection.query_ids, collection.queries, strict=True))
     pairs = [(texts[query], passages[passage]) for query, own in listed.items() for passage in own]
-    scores = iter(scorer.scores(pairs, collection.language, progress).tolist())
+    values, counts = scorer.scores(pairs, collection.language, progress)
+    scores = iter(values.tolist())
     found = {query: [(passage, next(scores)) for passage in own] for query, own in listed.items()}
-    return {query: sorted(own, key=lambda entry: -entry[1]) for query, own in found.items()}
+    ordered = {query: sorted(own, key=lambda entry: -entry[1]) for query, own in found.items()}
+    messages = (scorer.of_language(collection.language), of_cut(counts))
+    return ordered, [message for message in messages if message]
 
 
 def measure_reranked(
@@ -200,10 +200,15 @@ def measure_reranked(
     candidates: Candidates,
     metrics: Sequence[str],
     progress: Progress,
-) -> Measured:
-    """Rerank candidates and measure the ranking; what is not among them counts as not found."""
-    run = rerank_texts(scorer, collection, candidates, progress)
-    return Measured(dict(evaluate_queries(collection.qrels, run, metrics).values), run)
+) -> tuple[Measured, list[str]]:
+    """Rerank candidates and measure the ranking; what is not among them counts as not found.
+
+    Returns:
+      What is measured, and what people are to be told; see ``rerank_texts``.
+    """
+    run, messages = rerank_texts(scorer, collection, candidates, progress)
+    measured = Measured(dict(evaluate_queries(collection.qrels, run, metrics).values), run)
+    return measured, messages
 
 
 def _texts(request: Any) -> list[Tokens]:

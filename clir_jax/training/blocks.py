@@ -92,8 +92,8 @@ def note_counts(file: Path, start: int, counts: Mapping[str, int]) -> None:
       start: the block's first line.
       counts: by what was counted.
     """
-    told = read_json(file, dict) if file.exists() else {}
-    write_json(file, {**told, str(start): counts})
+    noted = read_json(file, dict) if file.exists() else {}
+    write_json(file, {**noted, str(start): counts})
 
 
 def summed_counts(file: Path) -> Counter[str]:

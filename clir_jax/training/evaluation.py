@@ -154,12 +154,11 @@ class StageEvaluation:
             progress = functools.partial(self._log.passages, f"{system} {name}")
             if name not in self._candidates:
                 self._candidates[name] = bm25_candidates(collection, self._evaluate.depth)
-            measured[name] = measure_reranked(
+            measured[name], messages = measure_reranked(
                 scorer, collection, self._candidates[name], self._evaluate.metrics, progress
             )
-            for told in scorer.told(collection.language):
-                self._say_once(f"{self._label}: {system}  {name}  {told}")
-            scorer.counts.clear()
+            for message in messages:
+                self._say_once(f"{self._label}: {system}  {name}  {message}")
             self._write_run(f"{label}-{name}", measured[name].run, system)
         return measured
 
@@ -190,11 +189,11 @@ class StageEvaluation:
             self._log.say(text)
 
     def _sentence(self, system: str, measured: Mapping[str, Measured]) -> str:
-        told: dict[str, list[str]] = {}
+        listed: dict[str, list[str]] = {}
         for name, result in measured.items():
             metric, value = next(iter(result.values.items()))
-            told.setdefault(metric, []).append(f"{name} {value:.3f}")
-        figures = "  ".join(f"{metric}  {'  '.join(values)}" for metric, values in told.items())
+            listed.setdefault(metric, []).append(f"{name} {value:.3f}")
+        figures = "  ".join(f"{metric}  {'  '.join(values)}" for metric, values in listed.items())
         return f"{self._label}: {system}  {figures}"
 
     def _write_run(self, label: str, run: Any, tag: str) -> None:

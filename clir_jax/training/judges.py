@@ -3,27 +3,15 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from clir_jax.evaluation.reranking import PairScorer
+from clir_jax.training.searchers import Searcher
 
 Check = Callable[[np.ndarray], np.ndarray]
-
-
-@runtime_checkable
-class Judge(Protocol):
-    """What scores passages, which are known by their numbers; a ``Searcher`` is one too."""
-
-    def ask(self, questions: Sequence[str]) -> Any:
-        """Make of questions what ``score`` takes."""
-
-    def score(
-        self, asked: Any, rows: Sequence[int], lists: Sequence[Sequence[int]]
-    ) -> list[Float[np.ndarray, " n"]]:
-        """The scores of lists of passages, each for the question in a row of ``asked``."""
 
 
 class PairJudge:
@@ -48,20 +36,42 @@ class PairJudge:
 
     def score(
         self, asked: Sequence[str], rows: Sequence[int], lists: Sequence[Sequence[int]]
-    ) -> list[Float[np.ndarray, " n"]]:
-        """As of ``Judge``; memory grows with the pairs, which are texts that are there anyway."""
+    ) -> tuple[list[Float[np.ndarray, " n"]], Counter[str]]:
+        """As of ``Searcher``, and ``PairScorer.scores``' counts; the pairs are held in memory."""
         pairs = [
             (asked[row], self._passages[n])
             for row, own in zip(rows, lists, strict=True)
             for n in own
         ]
-        scores = self._check(self._scorer.scores(pairs, self._language))
-        return np.split(scores, np.cumsum([len(own) for own in lists])[:-1])
+        scores, counts = self._scorer.scores(pairs, self._language)
+        ends = np.cumsum([len(own) for own in lists])
+        return np.split(self._check(scores), ends[:-1]), counts
 
-    @property
-    def counts(self) -> Counter[str]:
-        """Of a generator's passages, how many were read and cut so far; empty of others."""
-        return self._scorer.counts
+
+Judge = Searcher | PairJudge
+
+
+def hear(
+    judge: Judge,
+    asked: Any,
+    rows: Sequence[int],
+    lists: Sequence[Sequence[int]],
+    heard: Counter[str],
+) -> list[Float[np.ndarray, " n"]]:
+    """A judge's scores of lists of passages, each for the question in a row of ``asked``.
+
+    Args:
+      judge: who is asked.
+      asked: what it made of questions.
+      rows: of ``asked``.
+      lists: numbers of passages.
+      heard: how many of them a generator has read and cut is added to it.
+    """
+    if not isinstance(judge, PairJudge):
+        return judge.score(asked, rows, lists)
+    scores, counts = judge.score(asked, rows, lists)
+    heard.update(counts)
+    return scores
 
 
 def relative(positive: float, share: float) -> float:

@@ -108,17 +108,16 @@ def _search(work: Mine, place: Workplace, records: Records, directory: Path) -> 
         before += len(corpus.texts)
 
     miner = Miner(work, place.seed, records, corpus, searcher, judge)
-    read = judge.counts if isinstance(judge, PairJudge) else Counter()
 
     def lists(block: Sequence[Ranking], rows: range) -> Iterator[tuple[list[str], None]]:
-        counts: Counter[str] = Counter()
-        read.clear()
+        counts, heard = Counter[str](), Counter[str]()
         chosen = miner.negatives(
-            block, rows, counts, lambda done, of: progress(rows.start + len(rows) * done // of)
-        )
+            block, rows, counts, heard,
+            lambda done, of: progress(rows.start + len(rows) * done // of),
+        )  # fmt: skip
         note_counts(directory / _COUNTS, rows.start, counts)
-        if read:
-            note_counts(directory / _JUDGED, rows.start, read)
+        if heard:
+            note_counts(directory / _JUDGED, rows.start, heard)
         for own in chosen:
             yield [corpus.texts[n] for n in own], None
 
@@ -152,8 +151,8 @@ def _judge(
         return _stored(work, model, encoder, corpus, directory / _UNFINISHED / "judge")
     language = work.judge_language or work.query_language or language
     scorer, check = pair_scorer(loaded, place.mesh), functools.partial(check_finite, work, model)
-    if told := scorer.of_language(language):
-        place.say(f"artifact {work.name}: {told}")
+    if message := scorer.of_language(language):
+        place.say(f"artifact {work.name}: {message}")
     return PairJudge(scorer, corpus.texts, language, check)
 
 
@@ -187,8 +186,8 @@ def _tell(work: Mine, place: Workplace, directory: Path, records: int) -> dict[s
     found = f"{counts.total():,}"
     table = [f"{counts[what]:>{len(found) + 2},}  {what}" for what in counts]
     place.say("\n".join([f"artifact {work.name}: {found} passages found, of these", *table]))
-    if told := of_cut(read):
-        place.say(f"artifact {work.name}: {told}")
+    if message := of_cut(read):
+        place.say(f"artifact {work.name}: {message}")
     numbers = np.asarray([len(line["negatives"]) for line in written_lines(directory)])
     short = int((numbers < work.negatives).sum()) + records - len(numbers)
     none = int((numbers == 0).sum()) + records - len(numbers)

@@ -18,7 +18,7 @@ from clir_jax.data.sources import CorpusRecords
 from clir_jax.data.tables import text_key
 from clir_jax.evaluation.bm25 import words
 from clir_jax.training.artifacts import Workplace
-from clir_jax.training.judges import Judge, limit, relative
+from clir_jax.training.judges import Judge, hear, limit, relative
 from clir_jax.training.searchers import Found, Searcher
 
 # Records that a judge hears at once, so that memory does not grow with what is mined together.
@@ -134,6 +134,7 @@ class Miner:
         block: Sequence[Ranking],
         rows: range,
         counts: Counter[str],
+        heard: Counter[str],
         progress: Callable[[int, int], None],
     ) -> list[Int[np.ndarray, " n"]]:
         """Choose passages for the records of a block.
@@ -142,6 +143,7 @@ class Miner:
           block: records.
           rows: their numbers.
           counts: what became of how many passages is added to it.
+          heard: how many passages the judge has read and cut is added to it; see ``judges.hear``.
           progress: told how far the search is, and then the judge.
 
         Returns:
@@ -163,7 +165,7 @@ class Miner:
         for one, positive in zip(left, positives, strict=True):
             self._bound(one, float(positive), counts)
         if self._judge is not None:
-            self._hear(self._judge, block, left, counts, progress)
+            self._hear(self._judge, block, left, counts, heard, progress)
         chosen = []
         for row, one, positive in zip(rows, left, positives, strict=True):
             drawn = self._draw(row, one, float(positive))
@@ -215,6 +217,7 @@ class Miner:
         block: Sequence[Ranking],
         left: list[_Left],
         counts: Counter[str],
+        heard: Counter[str],
         progress: Callable[[int, int], None],
     ) -> None:
         """Leave out what the judge scores about as high as the positive, or above it."""
@@ -224,9 +227,10 @@ class Miner:
             progress(total + start, 2 * total)
             part = slice(start, start + _HEARD)
             positives = [self._positives(record) for record in block[part]]
-            own = judge.score(asked, which[part], positives)
-            told = judge.score(asked, which[part], [one.rows.tolist() for one in left[part]])
-            for one, scores, known in zip(left[part], told, own, strict=True):
+            own = hear(judge, asked, which[part], positives, heard)
+            found = [one.rows.tolist() for one in left[part]]
+            others = hear(judge, asked, which[part], found, heard)
+            for one, scores, known in zip(left[part], others, own, strict=True):
                 highest = limit(judge, float(known.min()), work.judge_max_relative)
                 counts["left out by the judge"] += one.keep(scores <= highest)
 

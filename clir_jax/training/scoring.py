@@ -65,20 +65,17 @@ def score(work: Score, place: Workplace) -> str:
         check_language(work, "query_language", records)
         language = work.query_language or records.languages[0]
         model = place.load_model(work.model, None)
-        counts: Counter[str] = Counter()
         if isinstance(model, LoadedRetriever):
             encoder = TextEncoder.of(model, place.mesh)
             scored = functools.partial(_scores, work, encoder)
         else:
             scorer = pair_scorer(model, place.mesh)
-            counts = scorer.counts
-            if told := scorer.of_language(language):
-                place.say(f"artifact {work.name}: {told}")
+            if message := scorer.of_language(language):
+                place.say(f"artifact {work.name}: {message}")
             scored = functools.partial(_pair_scores, work, scorer)
 
         def lists(block: Sequence[Ranking], rows: range) -> Iterator[tuple[list[str], Any]]:
-            counts.clear()
-            scores = scored(block, language)
+            scores, counts = scored(block, language)
             if counts:
                 note_counts(directory / _COUNTS, rows.start, counts)
             for record, own in zip(block, scores, strict=True):
@@ -87,8 +84,8 @@ def score(work: Score, place: Workplace) -> str:
         write_rankings(directory, records, _BLOCK, lists, place.progress)
         facts = {"records": len(records), "language": records.languages[0]}
         read = summed_counts(directory / _COUNTS)
-        if told := of_cut(read):
-            place.say(f"artifact {work.name}: {told}")
+        if message := of_cut(read):
+            place.say(f"artifact {work.name}: {message}")
         return facts | ({"passages": read} if read else {})
 
     return ensure(work, place, inputs, make)
@@ -96,8 +93,8 @@ def score(work: Score, place: Workplace) -> str:
 
 def _scores(
     work: Score, encoder: TextEncoder, records: Sequence[Ranking], language: str
-) -> list[Float[np.ndarray, " N"]]:
-    """Of each record of a block, ``[N]`` float32 scores of positives, then negatives."""
+) -> tuple[list[Float[np.ndarray, " N"]], Counter[str]]:
+    """Of each record of a block, ``[N]`` float32 scores of positives, then negatives; no counts."""
     texts = [[p.text for p in record.positives + record.negatives] for record in records]
     passages = list(dict.fromkeys(text for own in texts for text in own))
     columns = {text: n for n, text in enumerate(passages)}
@@ -109,21 +106,23 @@ def _scores(
         with jax.set_mesh(encoder.mesh):
             found = _all_pairs(queries, padded)
         table[:, places] = np.asarray(found)[: len(records), : len(places)]
-    return [table[row, [columns[text] for text in own]] for row, own in enumerate(texts)]
+    scores = [table[row, [columns[text] for text in own]] for row, own in enumerate(texts)]
+    return scores, Counter()
 
 
 def _pair_scores(
     work: Score, scorer: PairScorer, records: Sequence[Ranking], language: str
-) -> list[Float[np.ndarray, " N"]]:
-    """The same of a model that reads the question and a passage together."""
+) -> tuple[list[Float[np.ndarray, " N"]], Counter[str]]:
+    """The same of a model that reads the question and a passage together, and its counts."""
     listed = [record.positives + record.negatives for record in records]
     pairs = [
         (record.queries[language], passage.text)
         for record, own in zip(records, listed, strict=True)
         for passage in own
     ]
-    found = check_finite(work, work.model, scorer.scores(pairs, language))
-    return np.split(found, np.cumsum([len(own) for own in listed])[:-1])
+    found, counts = scorer.scores(pairs, language)
+    ends = np.cumsum([len(own) for own in listed])
+    return np.split(check_finite(work, work.model, found), ends[:-1]), counts
 
 
 def _widened(queries: Embeddings, width: int) -> Embeddings:

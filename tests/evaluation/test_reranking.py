@@ -49,9 +49,11 @@ def test_passages_cut_for_reranking_are_counted(monkeypatch):
         PairScorer, "_score", lambda self, request: np.zeros(len(request.source.ids), np.float32)
     )
     candidates = {query: [(name, 0.0) for name in own] for query, own in rows.items()}
-    rerank_texts(scorer, collection, candidates, lambda done, total: None)
     cut = "3 of 6 passages read are cut to fit the prompt"
-    assert scorer.told("sw") == [cut]
-    unknown, same = scorer.told("ha")
+    for _ in range(2):  # each time, what was read then
+        _, messages = rerank_texts(scorer, collection, candidates, lambda done, total: None)
+        assert messages == [cut]
+    other = dataclasses.replace(collection, language="ha")
+    _, (unknown, same) = rerank_texts(scorer, other, candidates, lambda done, total: None)
     assert unknown.startswith("the generator was trained for sw, not for ha (Hausa)")
     assert same == cut
