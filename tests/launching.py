@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import time
 
 TPU = ["--name", "mine", "--zone", "us-a", "--type", "v5litepod-16", "--bucket", "gs://ours"]
 TRAIN = ["--", "--config", "a b.py"]
@@ -13,6 +14,16 @@ def free_port():
     with socket.socket() as found:
         found.bind(("localhost", 0))
         return str(found.getsockname()[1])
+
+
+def wait_until(when, processes, seconds=300):
+    """Wait for something, while all of these run and not for longer; whether it came."""
+    until = time.monotonic() + seconds
+    while not (came := when()) and time.monotonic() < until:
+        if any(process.poll() is not None for process in processes):
+            return when()
+        time.sleep(0.005)
+    return came
 
 
 def stub(folder, name, script="exit 0"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from clir_jax.processes import anywhere
+from clir_jax.processes import anywhere, by_first
 
 STATUS = 128 + signal.SIGTERM
 """With which a run ends that SIGTERM has stopped, and its scheduler is to start it again."""
@@ -77,6 +77,7 @@ class Preemption:
             self._training = False
             self._listen()
         if self.reached():
+            by_first(lambda: os.write(2, _TOLD))
             raise SystemExit(STATUS)
 
     def reached(self) -> bool:

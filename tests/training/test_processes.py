@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,11 +18,12 @@ from clir_jax.processes import join
 from clir_jax.training import preemption
 from clir_jax.training.checkpoint import Checkpoints
 from clir_jax.training.preemption import STATUS, Preemption
-from tests.launching import free_port
+from tests.launching import free_port, wait_until
 from tests.training import two_processes
 from tests.training.workshop import RANKINGS, write_data
 
 ROOT = Path(__file__).parents[2]
+TOLD = "stopped by SIGTERM; the same command goes on from there\n"
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,7 @@ def folder(tmp_path_factory):
         for index in range(2)
     ]
     try:
-        working = folder / two_processes.WORKING
-        while not working.exists() and all(process.poll() is None for process in started):
-            time.sleep(0.1)
+        working = wait_until((folder / two_processes.WORKING).exists, started)
         for process in started:
             process.terminate()
         told = [process.communicate(timeout=300)[0] for process in started]
@@ -59,8 +57,11 @@ def folder(tmp_path_factory):
             process.kill()
     # Outside of training they end at once, the one that works and the one that waits for it: by the
     # signal itself, for which shells and srun tell 143.
+    assert working, "".join(told)
     for process, text in zip(started, told, strict=True):
         assert process.returncode == -signal.SIGTERM, text
+    # Of what they agreed on before, after the last step, the first one tells.
+    assert [text.count(TOLD) for text in told] == [1, 0]
     return folder
 
 
@@ -164,8 +165,14 @@ with Preemption():
 def test_one_process_ends_at_once_wherever_it_is():
     command = [sys.executable, "-c", ALONE]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    told = "stopped by SIGTERM; the same command goes on from there\n"
-    assert (done.returncode, done.stdout, done.stderr) == (STATUS, "", told)
+    assert (done.returncode, done.stdout, done.stderr) == (STATUS, "", TOLD)
+
+
+def test_one_that_is_told_to_stop_behind_its_last_step_says_so(capfd):
+    with pytest.raises(SystemExit) as stopped, Preemption() as stops, stops.after_steps():
+        signal.raise_signal(signal.SIGTERM)
+    assert stopped.value.code == STATUS
+    assert capfd.readouterr() == ("", TOLD)
 
 
 @pytest.mark.parametrize(

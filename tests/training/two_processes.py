@@ -1,6 +1,5 @@
 """What each of two processes does for test_processes.py, and one process does to compare."""
 
-import contextlib
 import dataclasses
 import os
 import signal
@@ -116,14 +115,14 @@ def agreements(index, folder):
     return told | {"status": status}
 
 
-def wait_for_the_first(index, folder):
+def wait_for_the_first(folder):
     """One works for longer than the test lasts; the other has joined, and waits for it."""
 
     def work():
         (folder / WORKING).touch()
         time.sleep(600)
 
-    with Preemption() if index == 0 else contextlib.nullcontext():
+    with Preemption():
         by_first(work)
 
 
@@ -139,7 +138,7 @@ def main(port, index, folder):
     with Checkpoints(folder / "of-two") as checkpoints:
         checkpoints.save(3, state(mesh, KERNEL + 1), {"n": 2}, None)
     np.savez(folder / f"{index}.npz", **told)
-    wait_for_the_first(index, folder)
+    wait_for_the_first(folder)
 
 
 if __name__ == "__main__":
