@@ -9,7 +9,7 @@ from clir_jax.command import Parser, carry_out
 
 _MISSING = {
     "gpu": "see that nvidia-smi lists one, that CUDA_VISIBLE_DEVICES does not hide it, and that "
-    "this Python has clir_jax[cuda13]",
+    "this Python has clir_jax[cuda13] (clir_jax[cuda12] where nvidia-smi shows CUDA Version 12)",
     "tpu": "see that this is a TPU VM, that no other process holds its chips, and that this Python "
     "has clir_jax[tpu]",
 }

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from clir_jax.training.preemption import STATUS
-from tests.launching import TPU, TRAIN, calls, free_port, launched, programs_in, stub
+from tests.launching import TPU, TRAIN, calls, free_port, launched, programs_in, stub, wait_until
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 RECIPE = Path(__file__).with_name("processes_recipe.py")
@@ -113,10 +113,19 @@ def test_gpu_is_no_slow_run_on_the_cpu(tmp_path):
     assert done.returncode == 2
     assert done.stderr.endswith(
         "error: --accelerator gpu: JAX finds cpu devices only; see that nvidia-smi lists one, that "
-        "CUDA_VISIBLE_DEVICES does not hide it, and that this Python has clir_jax[cuda13], or "
-        "train without this option\n"
+        "CUDA_VISIBLE_DEVICES does not hide it, and that this Python has clir_jax[cuda13] "
+        "(clir_jax[cuda12] where nvidia-smi shows CUDA Version 12), or train without this option\n"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_waiting_ends_with_what_is_waited_for_or_at_last_without():
+    with subprocess.Popen(["sleep", "60"]) as sleeping, subprocess.Popen(["true"]) as ended:
+        came = iter([False, True])
+        assert wait_until(lambda: next(came), [sleeping])
+        assert not wait_until(lambda: False, [sleeping], seconds=0.1)
+        assert not wait_until(lambda: False, [sleeping, ended])
+        sleeping.kill()
 
 
 def test_local_ends_all_when_one_fails(programs):
@@ -148,9 +157,7 @@ def two(tmp_path):
         out = tmp_path / "out"
         with out.open("wb") as file:
             process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
-        until = time.monotonic() + 300
-        while not when() and process.poll() is None and time.monotonic() < until:
-            time.sleep(0.005)
+        wait_until(when, [process])
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=300) == STATUS, out.read_text()
         return out.read_text()
