@@ -60,7 +60,8 @@ class OfAnother:
 
 
 OBJECTIVES = {name: cls() for name, cls in objectives.discover().items()}
-OBJECTIVES["QueryAlignment"] = OfAnother(QueryAlignment(threshold=0.6), "generator")
+# A generator with random weights is rarely sure: any threshold would close all gates.
+OBJECTIVES["QueryAlignment"] = OfAnother(QueryAlignment(threshold=0.0), "generator")
 # Other code paths of the same objectives.
 OPTIONS = {
     "own list only": InfoNCE(in_batch=False),
