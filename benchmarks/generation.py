@@ -2,8 +2,9 @@
 
 Each line is one way to choose tokens: tokens per second with the keys and values of earlier tokens
 kept, and with the whole text read again for every token, which is how the cache's results are
-checked. Weights are random, and no text ends before its last token, so every row writes
-`--length` tokens.
+checked. Without the cache, the source is still encoded once, and every token reads all `--length`
+places of the text, as a compiled loop has to. Weights are random, and no text ends before its last
+token, so every row writes `--length` tokens.
 """
 
 import argparse
