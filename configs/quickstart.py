@@ -2,8 +2,9 @@
 
 Method:   OPTICAL-style: an English late-interaction teacher, then a student distilled on bitext by
           optimal transport. Both start from random weights.
-Data:     the built-in Atlas (Unicode CLDR): 1,347 English passages about the world's territories.
-          The test asks combinations of territory and fact that no training text mentions.
+Data:     the built-in Atlas (Unicode CLDR): some 1,350 English passages about the world's
+          territories; how many depends on the version of Babel. The test asks combinations of
+          territory and fact that no training text mentions.
 Command:  python -m clir_jax.train --config configs/quickstart.py:language=sw
 Hardware: 2 CPU cores.
 """
