@@ -14,7 +14,7 @@ SAVED = (
 """Where a retriever may be, for the help of ``--model``."""
 ANY_SAVED = (
     f"a retriever, a cross-encoder or a generator: {SAVED}; a cross-encoder may be one that "
-    "transformers saved"
+    "transformers saved too"
 )
 """Where a model of any kind may be."""
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from clir_jax.command import SAVED, Parser, carry_out
+from clir_jax.command import ANY_SAVED, Parser, carry_out
 
 LAYOUTS = ("transformers", "sentence-transformers", "pylate", "colbert", "onnx")
 
@@ -13,7 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, export, and return the exit status."""
     parser = Parser(prog="python -m clir_jax.export", description=__doc__)
     add = parser.add_argument
-    add("--model", required=True, help=f"a retriever, a cross-encoder or a generator: {SAVED}")
+    add("--model", required=True, help=ANY_SAVED)
     add("--to", required=True, choices=LAYOUTS, help="the library that is to load it")
     add("--output", required=True, help="a new directory")
     add("--name", help="what the model card calls it (the name of the run or the model)")
